@@ -1,0 +1,126 @@
+"""U-Net: a picture to a picture of the same size, conditioned by one vector.
+
+    h_0 = K x,  h_{l+1} = down(blocks(h_l)),  g_l = blocks([up(g_{l+1}), h_l]),  y = K' g_0
+
+Time and labels arrive in one vector c. Any height and width work: the picture is padded with zeros to a multiple of the
+coarsest cell and cut back. Offers `UNet` and the time features `fourier`.
+
+References: U-Net (Ronneberger 2015, arXiv:1505.04597); DDPM (Ho 2020, arXiv:2006.11239); ADM (Dhariwal 2021,
+arXiv:2105.05233).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .convnet import ResBlock, group_norm
+from .mlp import zero_
+
+
+def fourier(t: Tensor, width: int, lowest: float = 0.5, highest: float = 1000.0) -> Tensor:
+    """Features (B, width) of times t (B,): sines and cosines of angular frequencies on a geometric grid.
+
+    Raises ValueError for an odd width.
+    """
+    if width % 2:
+        raise ValueError(f"width: got {width}, expected an even number (sines and cosines).")
+    w = torch.logspace(math.log10(lowest), math.log10(highest), width // 2, device=t.device, dtype=torch.float64)
+    angle = t.double()[:, None] * w
+    features = torch.cat([angle.sin(), angle.cos()], -1)
+    return features.to(t.dtype if t.is_floating_point() else torch.float32)
+
+
+class SelfAttention2d(nn.Module):
+    """Residual attention among the pixels of one picture (B, C, H, W)."""
+
+    def __init__(self, channels: int, heads: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads or max((h for h in (1, 2, 4, 8) if channels % h == 0 and channels // h >= 16), default=1)
+        self.norm, self.qkv = group_norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (B, C, H, W) -> the same shape."""
+        qkv = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        a = F.scaled_dot_product_attention(*qkv.unbind(1))
+        return h + self.out(a.transpose(-1, -2).flatten(1, 2).unflatten(2, h.shape[2:]))
+
+
+class _Stage(nn.Module):
+    """A residual block, with attention after it where it is asked for."""
+
+    def __init__(self, c_in: int, c_out: int, c_dim: int, attention: bool, dropout: float) -> None:
+        super().__init__()
+        self.block = ResBlock(c_in, c_out, c_dim, dropout=dropout)
+        self.attention = SelfAttention2d(c_out) if attention else None
+
+    def forward(self, h: Tensor, c: Tensor | None) -> Tensor:
+        h = self.block(h, c)
+        return h if self.attention is None else self.attention(h)
+
+
+class UNet(nn.Module):
+    """(B, channels_in, H, W), c (B, c_dim) -> (B, channels_out, H, W); the output starts at exactly 0.
+
+    Args:
+        channels_in, channels_out: channels of the picture in and out.
+        width: channels at full size; doubled at each halving, at most 4 times.
+        depth: number of sizes (1: no halving).
+        blocks: residual blocks at each size.
+        c_dim: size of the condition, 0 for none.
+        attention: self-attention at the coarsest size.
+        dropout: probability inside each block.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        width: int = 32,
+        depth: int = 3,
+        blocks: int = 1,
+        c_dim: int = 0,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depth, self.blocks = depth, blocks
+        widths = [width * min(2**i, 4) for i in range(depth)]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+
+        def stages(first: int, w: int, level: int) -> nn.ModuleList:
+            here = attention and level == depth - 1
+            return nn.ModuleList(_Stage(w if i else first, w, c_dim, here, dropout) for i in range(blocks))
+
+        self.inlet = nn.Conv2d(channels_in, width, 3, padding=1)
+        self.going = nn.ModuleList(stages(w, w, i) for i, w in enumerate(widths))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.middle = _Stage(widths[-1], widths[-1], c_dim, attention, dropout)
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 3, padding=1) for a, b in pairs)
+        self.coming = nn.ModuleList(stages(2 * w, w, i) for i, w in enumerate(widths))
+        self.norm, self.outlet = group_norm(width), zero_(nn.Conv2d(width, channels_out, 3, padding=1))
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """x (B, channels_in, H, W) -> (B, channels_out, H, W)."""
+        height, width = x.shape[2:]
+        cell = 2 ** (self.depth - 1)
+        h = self.inlet(F.pad(x, (0, -width % cell, 0, -height % cell)))
+        kept = []
+        for i, stages in enumerate(self.going):
+            h = _run(stages, self.down[i - 1](h) if i else h, c)
+            kept.append(h)
+        h = self.middle(h, c)
+        for i in reversed(range(self.depth)):
+            h = _run(self.coming[i], torch.cat([h, kept[i]], 1), c)
+            h = F.pixel_shuffle(self.up[i - 1](h), 2) if i else h
+        return self.outlet(F.silu(self.norm(h)))[:, :, :height, :width]
+
+
+def _run(stages: nn.ModuleList, h: Tensor, c: Tensor | None) -> Tensor:
+    for stage in stages:
+        h = stage(h, c)
+    return h
