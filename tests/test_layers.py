@@ -18,7 +18,7 @@ ROOT = "pofx"  # the layer of pofx/__init__.py: the public names, which only the
 
 FLOOR = {"randomness"}
 DATA = FLOOR | {"kinds", "data"}
-MODEL = DATA | {"model"}
+MODEL = DATA | {"records", "model"}  # the hinge and its records
 LIBRARY = MODEL | {"engines", "nn", "metrics", "wrappers", "families", "training", "tasks", "reporting", "check", ROOT}
 
 # layer: the layers that it may import (itself always, but see SIBLINGS)
@@ -29,7 +29,8 @@ MAY = {
     "metrics": FLOOR,
     "kinds": FLOOR,
     "data": FLOOR | {"kinds"},
-    "model": DATA,
+    "records": DATA,
+    "model": DATA | {"records"},
     "wrappers": MODEL,
     "families": MODEL | {"wrappers", "engines", "nn"},
     "training": MODEL,
