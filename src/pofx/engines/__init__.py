@@ -1,0 +1,1 @@
+"""Algorithms that know neither families nor tasks: callables in, frozen results out."""

@@ -1,0 +1,325 @@
+"""Noise paths, and samplers and densities that ask a denoiser only.
+
+    u_t = alpha_t u + sigma_t eps,    D(u_t, alpha_t, sigma_t) = E[u | u_t]
+    w = u_t / r,  r^2 = alpha_t^2 + sigma_t^2,  phi = atan2(sigma_t, alpha_t):   dw/dphi = cos(phi) eps^ - sin(phi) D
+    eps^ = (u_t - alpha_t D) / sigma_t
+
+In the angle phi the probability-flow ODE of every path is one bounded equation: it has no singular end where alpha = 0
+(the noise end of VP and Linear) nor where sigma is large (VE). A denoiser is any callable
+(u (B, *event), alpha (B,), sigma (B,)) -> (B, *event). Time t is in [0, 1], 0 = data.
+
+Offers the paths `VP`, `VE`, `Linear`; the samplers `heun`, `ddim`, `ancestral`; the density `ode_log_prob`.
+
+References: DDPM (Ho 2020, arXiv:2006.11239); DDIM (Song 2021, arXiv:2010.02502); score SDE (Song 2021,
+arXiv:2011.13456); EDM (Karras 2022, arXiv:2206.00364: its algorithm 1 without churn is Heun's method on the same ODE in
+sigma); flow matching (Lipman 2023, arXiv:2210.02747).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..randomness import Rng
+from .ode import log_likelihood
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Path(Protocol):
+    """alpha and sigma as functions of t in [0, 1], smooth inside; sigma grows like t^(1/power) from t = 0."""
+
+    @property
+    def power(self) -> float:
+        """Samplers and solvers take equal steps of t^(1/power), in which sigma is smooth."""
+        ...
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The factor of the data."""
+        ...
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise."""
+        ...
+
+
+@dataclass(frozen=True)
+class VP:
+    """alpha^2 + sigma^2 = 1: "cosine", alpha = cos(pi t / 2), or "linear", alpha^2 = exp(-integral of beta).
+
+    Args:
+        schedule: "cosine" or "linear".
+        beta_min, beta_max: rates of the linear schedule at t = 0 and t = 1.
+    """
+
+    schedule: str = "cosine"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "linear"):
+            raise ValueError(f"schedule: got {self.schedule!r}, expected 'cosine' or 'linear'.")
+
+    @property
+    def power(self) -> float:
+        """2 for the linear schedule, whose sigma is near sqrt(beta_min t) at first."""
+        return 2.0 if self.schedule == "linear" else 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The factor of the data."""
+        if self.schedule == "cosine":
+            return torch.cos(0.5 * math.pi * t).clamp_min(0)
+        return torch.exp(-0.5 * self._rate(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise."""
+        return torch.sin(0.5 * math.pi * t) if self.schedule == "cosine" else torch.sqrt(-torch.expm1(-self._rate(t)))
+
+    def _rate(self, t: Tensor) -> Tensor:
+        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+
+
+@dataclass(frozen=True)
+class VE:
+    """alpha = 1, sigma^(1/rho) linear in t from sigma_min to sigma_max (data of standard deviation near 1)."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    @property
+    def power(self) -> float:
+        """1: sigma is smooth in t."""
+        return 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The factor of the data: 1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + t * (high - low)) ** self.rho
+
+
+@dataclass(frozen=True)
+class Linear:
+    """alpha = 1 - t, sigma = t: the straight path of flow matching and rectified flow."""
+
+    @property
+    def power(self) -> float:
+        """1: sigma is smooth in t."""
+        return 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The factor of the data."""
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise."""
+        return t.clone()
+
+
+def prior(
+    path: Path, shape: tuple[int, ...], rng: Rng, data_std: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draws of shape (B, *event) from the path's end at t = 1, N(0, sigma^2 + alpha^2 data_std^2)."""
+    return rng.normal(shape, dtype) * _end_std(path, data_std)
+
+
+def _end_std(path: Path, data_std: float) -> float:
+    one = torch.ones((), dtype=torch.float64)
+    return float(torch.sqrt(path.sigma(one) ** 2 + (path.alpha(one) * data_std) ** 2))
+
+
+def nodes(path: Path, steps: int, t_start: float = 1.0) -> list[tuple[float, float]]:
+    """The pairs (alpha, sigma) that a sampler visits from t_start to the data, the last one with sigma = 0."""
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, expected at least 1.")
+    last = float(path.sigma(torch.zeros((), dtype=torch.float64)))
+    count, end = (steps + 1 if last == 0 else steps), t_start ** (1 / path.power)
+    t = torch.linspace(end, 0, count, dtype=torch.float64) ** path.power
+    pairs = list(zip(path.alpha(t).tolist(), path.sigma(t).tolist()))
+    return pairs if last == 0 else [*pairs, (1.0, 0.0)]
+
+
+def heun(denoise: Denoiser, u: Tensor, path: Path, steps: int = 32, t_start: float = 1.0) -> Tensor:
+    """Second-order solution of the probability-flow ODE from u (B, *event) at t_start to the data.
+
+    It asks the denoiser 2 * steps - 1 times; the last step, to sigma = 0, is of first order (its local error is of the
+    second, as is the whole).
+    """
+    grid = nodes(path, steps, t_start)
+    for (a, s), (a1, s1) in zip(grid[:-1], grid[1:]):
+        d = _ask(denoise, u, a, s)
+        guess = a1 * d + s1 * (u - a * d) / s
+        if s1 == 0:
+            return guess
+        w, h = u / math.hypot(a, s), math.atan2(s1, a1) - math.atan2(s, a)
+        slope = _velocity(d, u, a, s) + _velocity(_ask(denoise, guess, a1, s1), guess, a1, s1)
+        u = math.hypot(a1, s1) * (w + 0.5 * h * slope)
+    raise AssertionError("the last node has sigma = 0")
+
+
+def ddim(
+    denoise: Denoiser,
+    u: Tensor,
+    path: Path,
+    steps: int = 64,
+    rng: Rng | None = None,
+    eta: float = 0.0,
+    t_start: float = 1.0,
+) -> Tensor:
+    """First-order steps from u (B, *event) at t_start to the data; eta = 0 is the ODE, eta = 1 is DDPM's noise."""
+    grid = nodes(path, steps, t_start)
+    for here, there in zip(grid[:-1], grid[1:]):
+        u = reverse_step(_ask(denoise, u, *here), u, here, there, rng, eta)
+    return u
+
+
+def ancestral(
+    denoise: Denoiser, u: Tensor, path: Path, steps: int = 256, rng: Rng | None = None, t_start: float = 1.0
+) -> Tensor:
+    """DDPM: each step draws from q(u_s | u_t, u = D(u_t)); the draws are right in the limit of many steps."""
+    return ddim(denoise, u, path, steps, rng, 1.0, t_start)
+
+
+def reverse_step(
+    d: Tensor, u: Tensor, here: tuple[float, float], there: tuple[float, float], rng: Rng | None, eta: float = 1.0
+) -> Tensor:
+    """From u at `here` = (alpha, sigma) to `there`, given the denoised d; the noise is eta times that of DDPM."""
+    (a, s), (a1, s1) = here, there
+    # variance of q(u_s | u_t, u): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)
+    tau = eta * s1 * math.sqrt(max(0.0, 1 - (a * s1 / (a1 * s)) ** 2)) if s1 > 0 else 0.0
+    u = a1 * d + math.sqrt(max(0.0, s1**2 - tau**2)) * (u - a * d) / s
+    if tau == 0:
+        return u
+    if rng is None:
+        raise ValueError("rng: got None, expected a Rng; a stochastic sampler needs one.")
+    return u + tau * rng.normal(tuple(u.shape), u.dtype)
+
+
+SAMPLERS = ("heun", "ddim", "ancestral")
+
+
+def sample(
+    denoise: Denoiser,
+    shape: tuple[int, ...],
+    path: Path,
+    rng: Rng | torch.Generator | int | None = None,
+    *,
+    method: str = "heun",
+    steps: int = 32,
+    data_std: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Draws of shape (B, *event), from the prior by one of `SAMPLERS`."""
+    rng = rng if isinstance(rng, Rng) else Rng(rng)
+    u = prior(path, shape, rng, data_std, dtype)
+    if method == "heun":
+        return heun(denoise, u, path, steps)
+    if method not in SAMPLERS:
+        raise ValueError(f"method: got {method!r}, expected one of {SAMPLERS}.")
+    return ddim(denoise, u, path, steps, rng, eta=float(method == "ancestral"))
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """log p (B,) in nats of the chart, its Monte-Carlo standard error (B,) (0 when exact), diagnostics."""
+
+    value: Tensor
+    stderr: Tensor
+    evaluations: int
+    ok: bool
+
+
+def ode_log_prob(
+    denoise: Denoiser,
+    u: Tensor,
+    path: Path,
+    steps: int = 64,
+    rng: Rng | torch.Generator | int | None = None,
+    *,
+    exact: bool = False,
+    probes: int = 4,
+    data_std: float = 1.0,
+    t_min: float | None = None,
+) -> LogProb:
+    """log p(u) of u (B, *event) by the probability-flow ODE, with `steps` steps of rk4.
+
+    The ODE ends in N(0, sigma^2 + alpha^2 data_std^2) and starts at t_min, where u stands for u_t / alpha_t: the
+    density is that of the data with noise of standard deviation sigma / alpha there.
+
+    Args:
+        denoise: the denoiser.
+        u: points in the chart.
+        path: the noise path.
+        steps: steps of the solver, 4 evaluations each.
+        rng: for Hutchinson's probes.
+        exact: the exact divergence (one backward pass per entry) instead of `probes` random ones.
+        probes: random probes of the divergence.
+        data_std: standard deviation of the data at the prior.
+        t_min: where to start; None: 0 where the path keeps noise there, else 1e-3.
+    """
+    t_min = _first_time(path) if t_min is None else t_min
+    start = torch.tensor(t_min, dtype=torch.float64)
+    cos = float(torch.cos(_angle(path)(start)))
+    one = torch.ones((), dtype=torch.float64)
+    scale = _end_std(path, data_std) / float(torch.hypot(path.alpha(one), path.sigma(one)))
+    result = log_likelihood(
+        _flow(denoise, path),
+        u * cos,
+        lambda w: _log_normal(w, scale),
+        t_min ** (1 / path.power),
+        1.0,
+        divergence="exact" if exact else "hutchinson",
+        probes=probes,
+        rng=rng,
+        method="rk4",
+        steps=steps,
+    )
+    value = result.value + u[0].numel() * math.log(cos)
+    return LogProb(value, result.stderr, result.evaluations, result.ok)
+
+
+def _first_time(path: Path) -> float:
+    return 0.0 if float(path.sigma(torch.zeros((), dtype=torch.float64))) > 0 else 1e-3
+
+
+def _angle(path: Path) -> Callable[[Tensor], Tensor]:
+    return lambda t: torch.atan2(path.sigma(t), path.alpha(t))
+
+
+def _flow(denoise: Denoiser, path: Path) -> Callable[[Tensor, Tensor], Tensor]:
+    """dw/ds = dw/dphi dphi/ds, t = s^power, with the denoiser asked at the path's own alpha and sigma."""
+
+    def f(s: Tensor, w: Tensor) -> Tensor:
+        s = s.detach().double().requires_grad_()
+        with torch.enable_grad():
+            t = s**path.power
+            (rate,) = torch.autograd.grad(_angle(path)(t), s)
+        t = t.detach()
+        alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+        u = w * math.hypot(alpha, sigma)
+        return _velocity(_ask(denoise, u, alpha, sigma), u, alpha, sigma) * float(rate)
+
+    return f
+
+
+def _log_normal(w: Tensor, std: float) -> Tensor:
+    w = w.reshape(len(w), -1) / std
+    return -0.5 * w.square().sum(1) - w.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+def _ask(denoise: Denoiser, u: Tensor, alpha: float, sigma: float) -> Tensor:
+    ones = torch.ones(len(u), dtype=u.dtype, device=u.device)
+    return denoise(u, alpha * ones, sigma * ones)
+
+
+def _velocity(d: Tensor, u: Tensor, a: float, s: float) -> Tensor:
+    return (a * (u - a * d) / s - s * d) / math.hypot(a, s)
