@@ -1,0 +1,49 @@
+"""How answers and samples are judged, with confidence intervals.
+
+Reading order: base, scores, samples, copying, features, table.
+"""
+
+from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
+from pofx.metrics.copying import Copying, copying
+from pofx.metrics.features import Features
+from pofx.metrics.samples import C2ST, PRDC, c2st, frechet, frechet_gaussians, mmd, prdc, sliced_wasserstein
+from pofx.metrics.scores import (
+    auroc,
+    benjamini_hochberg,
+    conformal_pvalues,
+    crps_sample,
+    crps_values,
+    interval_coverage,
+    rmse,
+)
+from pofx.metrics.table import TableScore, column_shapes, pair_trends, valid_values
+
+__all__ = [
+    "C2ST",
+    "PRDC",
+    "Copying",
+    "Features",
+    "Metric",
+    "TableScore",
+    "auroc",
+    "benjamini_hochberg",
+    "bootstrap",
+    "c2st",
+    "column_shapes",
+    "conformal_pvalues",
+    "copying",
+    "crps_sample",
+    "crps_values",
+    "frechet",
+    "frechet_gaussians",
+    "interval_coverage",
+    "mean_metric",
+    "mmd",
+    "paired_difference",
+    "pair_trends",
+    "prdc",
+    "proportion",
+    "rmse",
+    "sliced_wasserstein",
+    "valid_values",
+]
