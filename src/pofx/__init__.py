@@ -1,0 +1,45 @@
+"""pofx: learn p(x), then ask it. The public names, on one screen; each is imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pofx.check import check_model as check_model
+    from pofx.data import Data as Data
+    from pofx.data import open_data as open_data
+    from pofx.model import Card as Card
+    from pofx.model import Model as Model
+    from pofx.model import Player as Player
+    from pofx.model import Quality as Quality
+    from pofx.model import Unsupported as Unsupported
+    from pofx.model import Value as Value
+    from pofx.randomness import Rng as Rng
+    from pofx.tasks.anomaly import anomaly as anomaly
+    from pofx.tasks.compare import compare as compare
+    from pofx.tasks.density import density as density
+    from pofx.tasks.impute import impute as impute
+    from pofx.tasks.sample import sample as sample
+    from pofx.training.fit import fit as fit
+    from pofx.training.folder import load as load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Card": "pofx.model", "Model": "pofx.model", "Player": "pofx.model", "Quality": "pofx.model",
+    "Unsupported": "pofx.model", "Value": "pofx.model", "Rng": "pofx.randomness",
+    "Data": "pofx.data", "open_data": "pofx.data",
+    "fit": "pofx.training.fit", "load": "pofx.training.folder",
+    "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
+    "anomaly": "pofx.tasks.anomaly", "compare": "pofx.tasks.compare",
+    "check_model": "pofx.check",
+}  # fmt: skip
+
+__all__ = [*_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'pofx' has no attribute {name!r}")

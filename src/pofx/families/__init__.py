@@ -1,0 +1,57 @@
+"""The families. A new family is one file and one line here; a user's own needs neither (`path.py:Class`, a class, an entry point)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from pofx.model import Model
+
+FAMILIES: dict[str, str] = {
+    "gaussian": "pofx.families.gaussian:Gaussian",
+    "mixture": "pofx.families.mixture:Mixture",
+    "kde": "pofx.families.kde:KDE",
+    "autoregressive": "pofx.families.autoregressive:Autoregressive",
+    "vae": "pofx.families.vae:VAE",
+    "flow": "pofx.families.flow:Flow",
+    "diffusion": "pofx.families.diffusion:Diffusion",
+    "gan": "pofx.families.gan:GAN",
+    "energy": "pofx.families.energy:Energy",
+}
+
+
+def family(which: str | type[Model]) -> type[Model]:
+    """The class of a family: by name, as `path.py:Class`, by entry point in the group `pofx.families`, or the class itself.
+
+    Raises:
+        ValueError: nothing has that name; the message lists what there is.
+    """
+    if isinstance(which, type):
+        if not issubclass(which, Model):
+            raise ValueError(f"family: got the class {which.__name__}, which is not a pofx.Model.")
+        return which
+    if which in FAMILIES:
+        module, name = FAMILIES[which].split(":")
+        return getattr(importlib.import_module(module), name)
+    if ".py:" in which:
+        return _from_file(which)
+    found = [e for e in entry_points(group="pofx.families") if e.name == which]
+    if found:
+        return found[0].load()
+    raise ValueError(f"family {which!r} is unknown; expected one of {', '.join(FAMILIES)}, or path.py:Class.")
+
+
+def _from_file(which: str) -> type[Model]:
+    path, name = which.rsplit(":", 1)
+    if not Path(path).is_file():
+        raise ValueError(f"family {which!r}: there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"family {which!r}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, name, None), type) or not issubclass(getattr(module, name), Model):
+        raise ValueError(f"family {which!r}: {path} holds no pofx.Model named {name}.")
+    return getattr(module, name)

@@ -1,0 +1,178 @@
+"""Gaussian: the oracle, every hook in closed form.
+
+    p(u | c) = N(u; m_c, S)            z = L^-1 (u - m_c),  S = L L^T
+    E[u | u_t] = m_c + alpha S (alpha^2 S + sigma^2 I)^-1 (u_t - alpha m_c)          u_t = alpha u + sigma e
+    p(u_m | u_o) = N(m_m + S_mo S_oo^-1 (u_o - m_o),  S_mm - S_mo S_oo^-1 S_om)
+
+Offers every hook. Fitted in closed form: mean and covariance, by EM where rows have gaps (exact under missing at
+random; Little and Rubin 2002, section 11.2). A category given moves the mean (and shares the covariance).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pofx.data import Data
+from pofx.model import Card, Conditional, Given, Model, Predictive, Quality, Unsupported, Value
+from pofx.randomness import Rng
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Gaussian(Model):
+    """One multivariate normal distribution.
+
+    Args:
+        shrinkage: share of the diagonal mixed into the covariance, which keeps it invertible.
+        iterations: of EM, where rows have gaps.
+    """
+
+    card = Card(
+        density="exact, fast",
+        sampling="fast",
+        training="closed form (EM with gaps)",
+        latents="R^D",
+        architecture="linear",
+        branch=("explicit", "tractable"),
+        incomplete="exact: EM over the observed entries",
+        summary="one normal distribution; the oracle by which everything else is tested",
+        reference="Murphy 2012, section 4.3",
+        euclidean=True,
+        tier="proven",
+    )
+
+    def __init__(self, *, shrinkage: float = 1e-3, iterations: int = 50) -> None:
+        super().__init__()
+        self.shrinkage, self.iterations = shrinkage, iterations
+
+    def _build(self) -> None:
+        d = self.space.size
+        self.classes = [k for k, s in self.given.items() if s.shape == () and s.discrete]
+        if set(self.classes) != set(self.given) or len(self.classes) > 1:
+            raise Unsupported(f"gaussian: it can be given one category; got {sorted(self.given)}.")
+        levels = self.given[self.classes[0]].variables[0].levels if self.classes else 1
+        self.register_buffer("mean", torch.zeros(levels, d, dtype=torch.float64))
+        self.register_buffer("overall", torch.zeros(d, dtype=torch.float64))
+        self.register_buffer("covariance", torch.eye(d, dtype=torch.float64))
+
+    def offers(self) -> frozenset[str]:
+        every = {"sample", "log_prob", "condition", "denoise", "encode", "score"}
+        return frozenset(every - ({"encode"} if self.given else set()))
+
+    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+        train = data.part("train")
+        x = train.x.flatten(1).double()
+        labels = train.given[self.classes[0]].long() if self.classes else torch.zeros(len(x), dtype=torch.long)
+        observed = None if train.observed is None else train.observed.flatten(1)
+        rounds = 1 if observed is None else self.iterations
+        for k in range(rounds):
+            filled, extra = self._expect(x, labels, observed)
+            self._maximise(filled, extra, labels)
+            if (k + 1) % 10 == 0 or rounds == 1:
+                report({"step": k + 1, "loss": -float(self._log_normal(x, self.mean[labels], observed).mean())})
+
+    def _expect(self, x: Tensor, labels: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """E[u | u_o] and the mean of Cov[u | u_o], row by row pattern."""
+        if observed is None:
+            return x, torch.zeros_like(self.covariance)
+        filled, extra = x.clone(), torch.zeros_like(self.covariance)
+        for pattern, rows in _patterns(observed):
+            m = self.mean[labels[rows]]
+            mean, covariance = self._conditional(x[rows], m, pattern)
+            filled[rows[:, None], ~pattern] = mean
+            index = (~pattern).nonzero().squeeze(1)
+            extra[index[:, None], index] += covariance * len(rows)
+        return filled, extra / len(x)
+
+    def _maximise(self, x: Tensor, extra: Tensor, labels: Tensor) -> None:
+        self.overall = x.mean(0)
+        for code in range(len(self.mean)):
+            rows = labels == code
+            self.mean[code] = x[rows].mean(0) if rows.any() else self.overall
+        centred = x - self.mean[labels]
+        s = centred.T @ centred / len(x) + extra
+        self.covariance = (1 - self.shrinkage) * s + self.shrinkage * torch.diag(s.diagonal() + 1e-6)
+
+    def _mean_of(self, given: Given, rows: int) -> Tensor:
+        if self.classes and self.classes[0] in given:
+            return self.mean[given[self.classes[0]].long()]
+        return (self.overall if self.classes else self.mean[0]).expand(rows, -1)
+
+    def _conditional(self, x: Tensor, m: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
+        s, o = self.covariance, pattern
+        gain = torch.linalg.solve(s[o][:, o], s[o][:, ~o]).T if o.any() else s.new_zeros(int((~o).sum()), 0)
+        mean = m[:, ~o] + (x[:, o] - m[:, o]) @ gain.T
+        covariance = s[~o][:, ~o] - gain @ s[o][:, ~o]
+        return mean, (covariance + covariance.T) / 2
+
+    def _log_normal(self, x: Tensor, m: Tensor, observed: Tensor | None) -> Tensor:
+        if observed is None:
+            return _log_normal(x - m, self.covariance)
+        log_p = x.new_zeros(len(x))
+        for pattern, rows in _patterns(observed):
+            covariance = self.covariance[pattern][:, pattern]
+            log_p[rows] = _log_normal((x - m)[rows][:, pattern], covariance) if pattern.any() else 0.0
+        return log_p
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        z = rng.normal((count, self.space.size), torch.float64)
+        u = self._mean_of(given, count) + z @ torch.linalg.cholesky(self.covariance).T
+        return u.reshape(count, *self.space.shape).to(self.space.torch_dtype)
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        flat = x.flatten(1).double()
+        mask = None if observed is None else observed.flatten(1)
+        return Value(self._log_normal(flat, self._mean_of(given, len(x)), mask), Quality.EXACT)
+
+    def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
+        flat, mask, m = x.flatten(1).double(), observed.flatten(1), self._mean_of(given, len(x))
+
+        def sample(n: int, rng: Rng) -> Tensor:
+            out = flat.expand(n, *flat.shape).clone()
+            for pattern, rows in _patterns(mask):
+                mean, covariance = self._conditional(flat[rows], m[rows], pattern)
+                z = rng.normal((n, *mean.shape), torch.float64)
+                jitter = 1e-10 * torch.eye(mean.shape[1], dtype=mean.dtype)
+                draw = mean + z @ torch.linalg.cholesky(covariance + jitter).T
+                out[:, rows[:, None], (~pattern).nonzero().squeeze(1)] = draw
+            return out.reshape(n, *x.shape).to(x.dtype)
+
+        def log_prob(full: Tensor) -> Value:
+            whole = full.flatten(1).double()
+            return Value(self._log_normal(whole, m, None) - self._log_normal(whole, m, mask))
+
+        return Conditional(sample, log_prob)
+
+    def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
+        flat, m = u_t.flatten(1).double(), self._mean_of(given, len(u_t))
+        a, s = (v.double().reshape(-1, 1) for v in (alpha_t, sigma_t))
+        values, vectors = torch.linalg.eigh(self.covariance)
+        values = values.clamp_min(0)
+        shrink = a * values / (a**2 * values + s**2)
+        u = m + (((flat - a * m) @ vectors) * shrink) @ vectors.T
+        return u.reshape(u_t.shape).to(u_t.dtype)
+
+    def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
+        L = torch.linalg.cholesky(self.covariance)
+        z = torch.linalg.solve_triangular(L, (x.flatten(1).double() - self.mean[0]).T, upper=False).T
+        return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+    def _score(self, u: Tensor, given: Given) -> Tensor:
+        centred = u.flatten(1).double() - self._mean_of(given, len(u))
+        return -torch.linalg.solve(self.covariance, centred.T).T.reshape(u.shape).to(u.dtype)
+
+
+def _log_normal(centred: Tensor, covariance: Tensor) -> Tensor:
+    L = torch.linalg.cholesky(covariance)
+    z = torch.linalg.solve_triangular(L, centred.T, upper=False)
+    return -0.5 * (z.square().sum(0) + len(covariance) * LOG_2PI) - L.diagonal().log().sum()
+
+
+def _patterns(observed: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The distinct masks and the rows that have each."""
+    patterns, which = torch.unique(observed, dim=0, return_inverse=True)
+    return [(patterns[k].bool(), (which == k).nonzero().squeeze(1)) for k in range(len(patterns))]

@@ -1,0 +1,138 @@
+"""Array: vectors of real numbers, (N, D), as densities.
+
+Reads NumPy arrays, torch tensors, lists and npy files; NaN is missing. Whole-number columns with few values become
+ordinal, since a density of a spike would win every comparison; `types="real"` keeps them real.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.kinds.base import Kind, Raw, Space, Variable
+
+
+class Array(Kind):
+    """Vectors: one row is one x."""
+
+    name = "array"
+
+    def reads(self, source: object) -> bool:
+        if isinstance(source, Path):
+            return source.suffix in (".npy", ".npz")
+        return isinstance(source, (np.ndarray, Tensor, list, tuple))
+
+    def read(self, source: Any, given: tuple[str, ...] = (), types: str | None = None) -> Raw:
+        """Rows `(N, D)` from an array or an npy file.
+
+        Raises:
+            ValueError: not two axes, no rows, text, or infinite numbers.
+        """
+        x = _matrix(_load(source))
+        observed = torch.isfinite(x)
+        variables, notes = [], []
+        for j in range(x.shape[1]):
+            variables.append(_variable(f"x{j}", x[:, j][observed[:, j]], types, notes))
+        codes = x.clone()
+        for j, v in enumerate(variables):
+            if v.discrete:
+                codes[:, j] -= float(v.values[0])  # type: ignore[index]
+        codes[~observed] = 0
+        space = Space((x.shape[1],), tuple(variables), "vector", "array", "float64")
+        return Raw(codes, space, observed=None if observed.all() else observed, notes=tuple(notes))
+
+    def encode(self, rows: Any, space: Space) -> tuple[Tensor, Tensor]:
+        x = _matrix(rows)
+        if x.shape[1] != space.size:
+            raise ValueError(f"got rows with {x.shape[1]} numbers, expected {space.size} as in the training data.")
+        observed = torch.isfinite(x)
+        x = x.clone()
+        x[~observed] = 0
+        for j in range(space.size):
+            v = space.variable(j)
+            if v.discrete:
+                x[:, j] = _codes(x[:, j], observed[:, j], v)
+        return x, observed
+
+    def restore(self, x: Tensor, space: Space) -> np.ndarray:
+        out = x.double().clone()
+        for j in range(space.size):
+            v = space.variable(j)
+            if v.discrete and v.values:
+                out[..., j] += float(v.values[0])
+        return out.numpy()
+
+    def complete(self, rows: Any, x: Tensor, observed: Tensor, space: Space) -> np.ndarray:
+        out = np.array(_matrix(rows).numpy(), copy=True)
+        hole = ~observed.numpy()
+        out[hole] = self.restore(x, space)[hole]
+        return out
+
+    def draw(self, axes: Any, x: Tensor, space: Space) -> None:
+        values = self.restore(x, space)
+        if values.shape[1] == 1:
+            axes.hist(values[:, 0], bins=60, density=True)
+        else:
+            axes.scatter(values[:, 0], values[:, 1], s=3, alpha=0.4, linewidths=0)
+            axes.set_xlabel(space.variable(0).name)
+            axes.set_ylabel(space.variable(1).name)
+
+
+def _load(source: Any) -> Any:
+    if not isinstance(source, Path):
+        return source
+    try:
+        loaded = np.load(source, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{source} cannot be read as a NumPy file ({error}); expected an array of numbers.") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    return loaded["x" if "x" in loaded.files else loaded.files[0]]
+
+
+def _matrix(source: Any) -> Tensor:
+    try:
+        array = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"got rows that are ragged or not numbers ({error}); expected an array (N, D).") from error
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"got an array of shape {array.shape}; expected (N, D) with at least one row and one column.")
+    if np.isinf(array).any():
+        row, column = np.argwhere(np.isinf(array))[0]
+        raise ValueError(
+            f"got inf at row {row}, column {column}; expected finite numbers, or NaN where one is missing."
+        )
+    return torch.from_numpy(array.copy())
+
+
+def _variable(name: str, seen: Tensor, types: str | None, notes: list[str]) -> Variable:
+    if not len(seen):
+        raise ValueError(f"column {name} has no observed value; drop it, since nothing can be learnt of it.")
+    mean, scale = float(seen.mean()), float(seen.std(unbiased=False))
+    low, high = float(seen.min()), float(seen.max())
+    whole = bool((seen == seen.round()).all()) and high - low < min(256, max(2, len(seen) // 10))
+    if low == high:
+        notes.append(f"{name}: constant ({low:g}); learnt as one level, with probability 1")
+    elif types == "real" or not whole:
+        return Variable(name, mean=mean, scale=scale if scale > 1e-12 else 1.0)
+    else:
+        notes.append(f"{name}: whole numbers {low:g}..{high:g}, ordinal (types='real' keeps a density)")
+    levels = 1 if low == high else int(high - low) + 1
+    values = (low,) if low == high else tuple(low + k for k in range(levels))
+    return Variable(name, "ordinal", levels, values, mean=mean - low, scale=max(scale, 0.25))
+
+
+def _codes(x: Tensor, observed: Tensor, v: Variable) -> Tensor:
+    code = torch.where(observed, x - float(v.values[0]), torch.zeros_like(x))  # type: ignore[index]
+    bad = observed & ((code != code.round()) | (code < 0) | (code >= v.levels))
+    if bad.any():
+        got = float(x[bad][0])
+        raise ValueError(
+            f"column {v.name}: got {got:g}, which was not among the {v.levels} levels of the training data."
+        )
+    return code

@@ -1,0 +1,290 @@
+"""Models made of models: wrap, do not subclass, to change behaviour.
+
+    Relaxed(m)      log p(x) >= E_q [ log p_m(u) + log p(x|u) - log q(u|x) ]      any data for a Euclidean family
+    Fixed(m, c)     p(x | c) with c held fast
+    Guided(m, w)    D(none) + sum_i w_i [ D(c_1..i) - D(c_1..i-1) ]               classifier-free guidance
+    Joint(prior, m) p(c) p(x | c):  log p(x) = logsumexp_c,  p(c | x) by Bayes' rule
+
+A wrapper offers what its parts offer and it can forward. References: Theis et al. 2016 (arXiv:1511.01844);
+Ho and Salimans 2021 (arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pofx.data import Batch, Data
+from pofx.kinds.base import Space
+from pofx.kinds.relax import Chart
+from pofx.model import Card, Conditional, Given, Model, Player, Quality, Unsupported, Value
+from pofx.randomness import Rng
+
+
+class Relaxed(Model):
+    """Any data for a family that wants standardised Euclidean coordinates.
+
+    Args:
+        inner: the family, not yet built.
+    """
+
+    def __init__(self, inner: Model) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The inner family's card."""
+        return self.inner.card
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def chart(self) -> Chart:
+        return self._chart
+
+    @property
+    def core(self) -> Model:
+        return self.inner
+
+    @property
+    def closed(self) -> bool:
+        return self.inner.closed
+
+    def offers(self) -> frozenset[str]:
+        return self.inner.offers() - {"decode", "steps"}
+
+    def _build(self) -> None:
+        self._chart = Chart(self.space)
+        self.inner.build(self._chart.space, self.given, seed=torch.initial_seed() % 2**31)
+
+    def _players(self) -> list[Player]:
+        return [_mapped(p, self._relax) for p in self.inner.players()]
+
+    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+        u = self._chart.encode(data.x, rng)
+        observed = None if data.observed is None else self._chart.mask(data.observed)
+        relaxed = Data(u, self._chart.space, data.given, data.given_spaces, observed, data.split, data.name)
+        self.inner.fit_closed(relaxed, rng, report)
+
+    def _relax(self, batch: Batch, rng: Rng) -> Batch:
+        observed = None if batch.observed is None else self._chart.mask(batch.observed)
+        return Batch(self._chart.encode(batch.x, rng), batch.given, observed, batch.index)
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        return self._chart.decode(self.inner._sample(count, given, rng), rng)
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        if observed is not None:
+            return self._log_prob_observed(x, given, observed, rng)
+        if self._chart.exact:
+            u = self._chart.encode(x)
+            value = self.inner.log_prob(u, given or None, draws=draws, rng=rng)
+            return value.shifted(self._chart.log_weight(u, x))
+        terms = [self._bound(x, given, rng) for _ in range(draws)]
+        log_w = torch.stack([t.value for t in terms])
+        weights = (log_w - log_w.max(0).values).exp()
+        stderr = weights.std(0) / weights.mean(0) / math.sqrt(draws) if draws > 1 else terms[0].stderr
+        value = torch.logsumexp(log_w, 0) - math.log(draws)
+        return Value(value, terms[0].quality + Quality.LOWER, stderr, {"draws": draws})
+
+    def _bound(self, x: Tensor, given: Given, rng: Rng) -> Value:
+        u = self._chart.encode(x, rng)
+        return self.inner.log_prob(u, given or None, rng=rng).shifted(self._chart.log_weight(u, x))
+
+    def _log_prob_observed(self, x: Tensor, given: Given, observed: Tensor, rng: Rng) -> Value:
+        if not self._chart.exact:
+            raise Unsupported(f"{self.name}: the density of the observed part alone is not known for relaxed data.")
+        u, mask = self._chart.encode(x), self._chart.mask(observed)
+        log_scale = -self._chart.scale.log() * observed.flatten(1)[:, self._chart.smooth]
+        return self.inner.log_prob(u, given or None, mask, rng=rng).shifted(log_scale.sum(1))
+
+    def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
+        mask = self._chart.mask(observed)
+        quality = Quality.EXACT if self._chart.exact else Quality.ESTIMATE
+
+        def sample(n: int, rng: Rng) -> Tensor:
+            u = self._chart.encode(x, rng)
+            completed = self.inner.condition(u, mask, given or None).sample(n, rng)
+            return self._chart.decode(completed.flatten(0, 1), rng).reshape(n, *x.shape)
+
+        return Conditional(sample, None, quality)
+
+    def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
+        return self.inner.denoise(u_t, alpha_t, sigma_t, given)
+
+    def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
+        return self.inner.encode(self._chart.encode(x), given or None)
+
+    def _score(self, u: Tensor, given: Given) -> Tensor:
+        return self.inner.score(u, given)
+
+
+class Fixed(Model):
+    """p(x | c) with some of c held fast: a Model given less.
+
+    Args:
+        inner: a built model.
+        values: name -> one value of that given, without a batch axis.
+    """
+
+    def __init__(self, inner: Model, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.inner, self.values = inner, dict(values)
+        self.space, self.given = inner.space, {k: s for k, s in inner.given.items() if k not in self.values}
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The inner model's card."""
+        return self.inner.card
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def chart(self) -> Chart:
+        return self.inner.chart
+
+    def offers(self) -> frozenset[str]:
+        return self.inner.offers() - {"decode"}
+
+    def _with(self, given: Given, rows: int) -> dict[str, Tensor]:
+        return {**given, **{k: v.expand(rows, *v.shape) for k, v in self.values.items()}}
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        return self.inner.sample(1, self._with(given, count), rng)[0]
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        return self.inner.log_prob(x, self._with(given, len(x)), observed, draws, rng)
+
+    def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
+        return self.inner.condition(x, observed, self._with(given, len(x)))
+
+    def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
+        return self.inner.denoise(u_t, alpha_t, sigma_t, self._with(given, len(u_t)))
+
+    def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
+        return self.inner.encode(x, self._with(given, len(x)))
+
+    def _score(self, u: Tensor, given: Given) -> Tensor:
+        return self.inner.score(u, self._with(given, len(u)))
+
+    def _steps(self, rows: int, given: Given):  # noqa: ANN202 (the inner cursor)
+        return self.inner.steps(rows, self._with(given, rows))
+
+
+class Guided(Model):
+    """Classifier-free guidance: it draws sharper x given c, and has no density.
+
+    Args:
+        inner: a built model with `denoise`, trained with dropped givens.
+        scale: name -> weight; 1 is the model itself, 0 ignores that given.
+    """
+
+    def __init__(self, inner: Model, scale: Mapping[str, float]) -> None:
+        super().__init__()
+        if "denoise" not in inner.offers():
+            raise Unsupported(f"Guided needs a model with denoise; {inner.name} offers {sorted(inner.offers())}.")
+        self.inner, self.scale = inner, dict(scale)
+        self.space, self.given = inner.space, inner.given
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The inner model's card."""
+        return self.inner.card
+
+    @property
+    def chart(self) -> Chart:
+        return self.inner.chart
+
+    def offers(self) -> frozenset[str]:
+        return frozenset({"denoise"})
+
+    def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
+        so_far = {k: v for k, v in given.items() if k not in self.scale}
+        last = total = self.inner.denoise(u_t, alpha_t, sigma_t, so_far)
+        for name, weight in self.scale.items():
+            so_far = {**so_far, name: given[name]}
+            guided = self.inner.denoise(u_t, alpha_t, sigma_t, so_far)
+            last, total = guided, total + weight * (guided - last)
+        return total
+
+
+class Joint(Model):
+    """p(c, x) = p(c) p(x | c) over the codes of one category given; its event is x.
+
+    Args:
+        inner: a built model of p(x | c).
+        name: which given c is (a category).
+        log_prior: log p(c), `(K,)`.
+    """
+
+    def __init__(self, inner: Model, name: str, log_prior: Tensor) -> None:
+        super().__init__()
+        self.inner, self.cause = inner, name
+        self.space, self.given = inner.space, {k: s for k, s in inner.given.items() if k != name}
+        self.register_buffer("log_prior", log_prior.log_softmax(-1))
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The inner model's card."""
+        return self.inner.card
+
+    @property
+    def name(self) -> str:
+        return f"joint {self.inner.name}"
+
+    @property
+    def levels(self) -> int:
+        """K, the number of codes of c."""
+        return len(self.log_prior)
+
+    def offers(self) -> frozenset[str]:
+        return self.inner.offers() & {"sample", "log_prob"} | ({"score"} if self.space.standard else set())
+
+    def log_joint(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None) -> Value:
+        """log p(c) + log p(x | c) for every code: value `(B, K)`."""
+        rng, parts = Rng(rng), []
+        for code in range(self.levels):
+            c = {self.cause: torch.full((len(x),), code)}
+            parts.append(self.inner.log_prob(x, c, draws=draws, rng=rng))
+        return Value(torch.stack([p.value for p in parts], -1) + self.log_prior, parts[0].quality)
+
+    def posterior(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None) -> Tensor:
+        """p(c | x), `(B, K)`, by Bayes' rule (exact where log p(x | c) is)."""
+        return self.log_joint(x, draws, rng).value.softmax(-1)
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        c = rng.categorical(self.log_prior.expand(count, -1))
+        return self.inner.sample(1, {**given, self.cause: c}, rng)[0]
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        if observed is not None:
+            raise Unsupported("Joint: ask the inner model for the density of an observed part.")
+        joint = self.log_joint(x, draws, rng)
+        return Value(torch.logsumexp(joint.value, -1), joint.quality)
+
+
+def joint(inner: Model, labels: Tensor, name: str = "label") -> Joint:
+    """`Joint` with the class shares of some labels, add-one smoothed."""
+    levels = inner.given[name].variables[0].levels
+    counts = torch.bincount(labels.long(), minlength=levels).double() + 1.0
+    return Joint(inner, name, (counts / counts.sum()).log())
+
+
+def adapted(model: Model, space: Space) -> Model:
+    """The model itself, or `Relaxed` around it where the data is not what it wants."""
+    return Relaxed(model) if model.card.euclidean and not space.standard else model
+
+
+def _mapped(player: Player, relax: Callable[[Batch, Rng], Batch]) -> Player:
+    def loss(batch: Batch, rng: Rng) -> Tensor:
+        return player.loss(relax(batch, rng), rng)
+
+    return Player(player.name, player.params, loss, player.every, player.lr, player.betas, player.weight_decay)
