@@ -60,7 +60,8 @@ def copying(train: ArrayLike, holdout: ArrayLike, samples: ArrayLike, standardis
     """Judge samples (S, D) against the rows the model saw, train (N, D), and rows it did not, holdout (H, D).
 
     Hold-out rows must come from the same source as the training rows, split at random, else the null does not hold.
-    Distances are Euclidean, in units of each training column's deviation unless standardise=False.
+    Distances are Euclidean, in units of each training column's deviation unless standardise=False, which is better for
+    pictures: nearly constant pixels would outweigh the others and hide a noisy copy.
 
     Bias in N: `excess` has mean 0 for an honest sample at every N, H and S; its noise grows with N/H,
     so a hold-out much smaller than train sees only strong copying. `exact`, `near` and the quantiles depend on N and

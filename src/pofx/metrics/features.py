@@ -1,7 +1,7 @@
 """Features without downloads: what pictures and vectors look like to the metrics.
 
-    f(x) = diag(1 / sqrt(lambda)) V^T ((x - m) / s)          whitened principal components
-    f(x) = standardised ReLU(W ((x - m) / s) + b)            hidden layer of a small classifier, if labels are given
+    f(x) = diag(1 / sqrt(lambda)) V^T clip_5((x - m) / s)      whitened principal components
+    f(x) = standardised ReLU(W clip_5((x - m) / s) + b)        hidden layer of a small classifier, if labels are given
 
 Offers `Features.fit(x, y=None, rng=0)`, then `features(x)` for real and fake alike. Fitted on *training* rows:
 components by the eigenvectors of the correlation matrix; the classifier by scikit-learn's `MLPClassifier` with one
@@ -24,7 +24,7 @@ from pofx.randomness import Rng
 
 @dataclass(frozen=True)
 class Features:
-    """A fixed map (N, *event) -> (N, d): f(x) = (act(((x - mean) / scale) @ weight + bias) - centre) / spread."""
+    """A fixed map (N, *event) -> (N, d): f(x) = (act(clip((x - mean) / scale) @ weight + bias) - centre) / spread."""
 
     kind: str
     mean: Array
@@ -62,30 +62,35 @@ class Features:
         mean, scale = x.mean(0), x.std(0)
         scale = np.where(scale > 1e-9 * max(scale.max(), 1e-300), scale, np.inf)  # a constant column carries nothing
         if y is None:
-            return cls("whitened components", mean, scale, *_components((x - mean) / scale, dim, keep))
+            return cls("whitened components", mean, scale, *_components(_clipped(x, mean, scale), dim, keep))
         labels = to_numpy(y).reshape(-1)
         if len(labels) != len(x) or len(np.unique(labels)) < 2:
             raise ValueError(
                 f"Features.fit: got {len(labels)} labels for {len(x)} rows; expected one each, 2 classes or more."
             )
-        return cls("classifier", mean, scale, *_hidden((x - mean) / scale, labels, Rng(rng), dim, limit))
+        return cls("classifier", mean, scale, *_hidden(_clipped(x, mean, scale), labels, Rng(rng), dim, limit))
 
     def __call__(self, x: ArrayLike) -> Array:
         """Features (N, d) of x (N, *event). Raises ValueError if the event has another size."""
         x = matrix(x, "x")
         if x.shape[1] != len(self.mean):
             raise ValueError(f"Features: got {x.shape[1]} numbers per event; expected {len(self.mean)} as in fit.")
-        a = ((x - self.mean) / self.scale) @ self.weight + self.bias
+        a = _clipped(x, self.mean, self.scale) @ self.weight + self.bias
         a = np.maximum(a, 0.0) if self.kind == "classifier" else a
         return (a - self.centre) / self.spread
 
 
+def _clipped(x: Array, mean: Array, scale: Array) -> Array:
+    """Standardised, within 5 deviations: else one row with ink on a nearly constant pixel outweighs all others."""
+    return ((x - mean) / scale).clip(-5, 5)
+
+
 def _components(z: Array, dim: int, keep: float) -> tuple[Array, Array, Array, Array]:
-    values, vectors = np.linalg.eigh(z.T @ z / len(z))
+    values, vectors = np.linalg.eigh(np.cov(z.T, bias=True).reshape(z.shape[1], -1))
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
     enough = int(np.searchsorted(np.cumsum(values) / values.sum(), min(keep, 1 - 1e-9))) + 1
     d = min(enough, dim, len(values))
-    return vectors[:, :d], np.zeros(d), np.zeros(d), np.sqrt(values[:d])
+    return vectors[:, :d], np.zeros(d), z.mean(0) @ vectors[:, :d], np.sqrt(values[:d])
 
 
 def _hidden(z: Array, labels: Array, rng: Rng, dim: int, limit: int) -> tuple[Array, Array, Array, Array]:

@@ -190,7 +190,10 @@ def frechet(real: ArrayLike, fake: ArrayLike, rng: RngSource = 0, draws: int = 4
 
 
 def frechet_gaussians(mean: Array, cov: Array, mean2: Array, cov2: Array) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S^(1/2) S' S^(1/2))^(1/2)); means (D,), covariances (D, D). No N, no bias."""
+    """|m - m'|^2 + tr(S + S' - 2 (S^(1/2) S' S^(1/2))^(1/2)); means (D,), covariances (D, D).
+
+    Bias in N: none, it takes no rows.
+    """
     values, vectors = np.linalg.eigh(cov)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root).clip(0)).sum()
