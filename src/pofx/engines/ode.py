@@ -183,7 +183,7 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p of x (B, *event) when x at t0 flows to z = x(t1) and z has density `log_prior` (B, *event) -> (B,).
 
-    "exact" takes one backward pass per entry of the event and evaluation; "hutchinson" one per probe, and is unbiased up
+    "exact" takes one backward pass per entry of the event and evaluation; "hutchinson" one per probe, unbiased up
     to the solver's error. One probe has no standard error (nan).
 
     Raises:
