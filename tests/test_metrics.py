@@ -216,6 +216,8 @@ def test_a_fresh_sample_is_not_flagged_even_if_it_seeks_the_mode(scale: float):
     reports = [copying(*(a if i < 2 else scale * a for i, a in enumerate(split(s)))) for s in SEEDS]
     assert not any(r.flagged for r in reports)
     assert abs(z_score([r.excess.value for r in reports], 0.0)) < 5
+    error = np.mean([(r.excess.high - r.excess.low) / (2 * 1.96) for r in reports])
+    assert 0.6 < np.std([r.excess.value for r in reports], ddof=1) / error < 1.6  # the relabelling deviation is right
     if scale == 0.5:
         assert np.mean([r.auc.value for r in reports]) > 0.75  # why the AUC describes and does not decide
 
@@ -236,7 +238,8 @@ def test_partial_copies_small_holdouts_and_collapse_on_three_rows():
     for s in SEEDS:
         train, holdout, fresh = split(s)
         assert copying(train, holdout, np.concatenate([fresh, train[:40]])).flagged
-        assert copying(train, holdout[:20], train).flagged
+        few = copying(train, holdout[:20], train)
+        assert few.flagged and few.excess.value == pytest.approx(1.0)
         assert not copying(train, holdout[:20], fresh).flagged
         assert copying(train, holdout, train[np.arange(200) % 3] + 0.02 * fresh).flagged
 
