@@ -151,7 +151,10 @@ def test_samplers_converge_with_their_order(name, method, order):
     path = PATHS[name]
     u = diffusion.prior(path, (50, 3), Rng(0), dtype=torch.float64)
     solve = {"heun": diffusion.heun, "ddim": diffusion.ddim}[method]
-    fine = diffusion.heun(denoise, u, path, 2000)
+    a, s = (float(f(torch.ones((), dtype=torch.float64))) for f in (path.alpha, path.sigma))
+    low = float(path.sigma(torch.zeros((), dtype=torch.float64)))  # the flow of a Gaussian is linear; VE ends at low
+    factor = ((VALUES + low**2) / (a**2 * VALUES + s**2)).sqrt() * VALUES / (VALUES + low**2)
+    fine = MEAN + (((u - a * MEAN) @ AXES) * factor) @ AXES.T
     errors = [float((solve(denoise, u, path, n) - fine).square().mean().sqrt()) for n in (40, 80, 160)]
     assert abs(slope(errors) - order) < 0.35
 
@@ -175,3 +178,20 @@ def test_a_stochastic_sampler_asks_for_its_rng():
         diffusion.ancestral(denoise, torch.zeros(2, 3), VP(), 4)
     with pytest.raises(ValueError, match="method"):
         diffusion.sample(denoise, (2, 3), VP(), 0, method="euler")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_ode_density_at_a_late_start_is_that_of_noisy_data(name):
+    u, t = Rng(1).normal((20, 3), torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    noise = PATHS[name].sigma(t) / PATHS[name].alpha(t)
+    got = diffusion.ode_log_prob(denoise, u, PATHS[name], 64, exact=True, t_min=0.3)
+    assert torch.allclose(got.value, log_normal(u, MEAN, COV + noise**2 * torch.eye(3).double()), atol=0.02)
+
+
+@pytest.mark.parametrize("method", ode.METHODS)
+def test_tableau_is_consistent(method):
+    tableau = ode.METHODS[method]
+    assert all(abs(sum(a) - c) < 1e-12 for a, c in zip(tableau.a, tableau.c, strict=True))
+    assert all(abs(sum(b) - 1) < 1e-12 for b in (tableau.b, tableau.b_low) if b)
+    if method == "dopri5":  # the last stage is the first of the next step
+        assert (*tableau.a[-1], 0.0) == tableau.b

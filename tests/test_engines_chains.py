@@ -42,6 +42,16 @@ def test_guided_draws_have_the_posterior(name, observed, method, steps):
     assert (draws[:, observed] == VALUES[observed]).all()
 
 
+@pytest.mark.parametrize("alpha, sigma", [(0.6, 0.8), (1.0, 3.0), (0.05, 1.0)])
+def test_posterior_denoiser_is_the_closed_form(alpha, sigma):
+    u, ones, n2 = Rng(0).normal((20, 3), torch.float64), torch.ones(20, dtype=torch.float64), 0.3**2
+    posterior = guidance.posterior_denoiser(denoise, mask_of([0, 2], 20), VALUES.expand(20, 3), noise=0.3)
+    seen = torch.diag(torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)) / n2
+    precision = torch.linalg.inv(COV) + alpha**2 / sigma**2 * torch.eye(3).double() + seen
+    right = torch.linalg.inv(COV) @ MEAN + alpha / sigma**2 * u + seen @ VALUES
+    assert torch.allclose(posterior(u, alpha * ones, sigma * ones), right @ torch.linalg.inv(precision), atol=1e-8)
+
+
 def test_repaint_approaches_the_posterior():
     n, observed = 3000, [0]
     m, mean, cov = posterior_of(observed)

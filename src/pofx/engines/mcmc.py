@@ -5,8 +5,8 @@
     MALA = HMC with one leapfrog step
 
 A batch of chains is a batch of rows; rows know nothing of each other, each has its own step e, which warm-up moves
-until the rate of acceptance is the target. Entries where `fixed` is True never move. The unadjusted Langevin chain has a
-bias of order e^2; the others leave p exactly invariant after warm-up.
+until the rate of acceptance is the target. Entries where `fixed` is True never move. The unadjusted Langevin chain has
+a bias of order e^2; the others leave p exactly invariant after warm-up.
 
 References: Hamiltonian Monte Carlo (Neal 2011, arXiv:1206.1901); MALA (Roberts 1996); Robbins-Monro adaptation (Andrieu
 2008); effective sample size by initial positive pairs (Geyer 1992).
