@@ -3,7 +3,7 @@
 Reads data frames, lists of dicts, CSV, TSV, white-space and Parquet files; NaN, None, "", "?" and "NA" are missing.
 What each column is, is decided by its values, stated in a note, and can be said instead:
 `types={"age": "real"}`, `resolution={"height": 0.1}`, `drop=["id"]`. Rows come back as a DataFrame with the user's
-column order, dtypes and words. `_columns.py` holds the rules.
+column order, dtypes and words. `_infer.py` holds the rules.
 """
 
 from __future__ import annotations
@@ -16,19 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.kinds._columns import (
-    TYPES,
-    Column,
-    Inferred,
-    infer,
-    is_missing,
-    look_up,
-    raw_numbers,
-    to_codes,
-    to_grid,
-    to_values,
-)
+from pofx.kinds._columns import Column, is_missing, look_up, raw_numbers, to_codes, to_grid, to_values
 from pofx.kinds._frames import is_table_file, read_frame
+from pofx.kinds._infer import TYPES, Inferred, infer
 from pofx.kinds.base import Kind, Raw, Space, Variable
 
 if TYPE_CHECKING:
