@@ -29,7 +29,16 @@ __all__ = [
     "Quality", "Rng", "Space", "Unsupported", "Value",
 ]  # fmt: skip
 
-HOOKS = ("sample", "log_prob", "condition", "denoise", "encode", "decode", "score", "steps")
+HOOKS = {  # hook -> who fills it, for a refusal that says where to look
+    "sample": "every family of ours",
+    "log_prob": "all but gan",
+    "condition": "gaussian, mixture, kde, autoregressive on tables",
+    "denoise": "diffusion, gaussian, mixture on real vectors",
+    "encode": "vae, flow, gaussian",
+    "decode": "vae",
+    "score": "diffusion, energy, flow, gaussian",
+    "steps": "autoregressive",
+}
 Given = Mapping[str, Tensor]
 
 

@@ -8,13 +8,12 @@ processes and a resumed run therefore see the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-
-RngLike = "Rng | torch.Generator | int | None"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Rng:
     """A stream of random numbers on one device.
 
     Args:
-        source: a `torch.Generator` on the CPU, an int seed, another `Rng` (shared, not copied), or None for a fresh seed.
+        source: a `torch.Generator` on the CPU, an int seed, another `Rng` (shared, not copied), or None: a fresh seed.
         device: where the numbers are wanted.
         rows: the slice of a global batch that this process holds (training only).
     """
@@ -72,8 +71,9 @@ class Rng:
 
     def categorical(self, logits: Tensor) -> Tensor:
         """Codes drawn from softmax(logits) over the last axis, by the Gumbel maximum."""
-        u = self.uniform(tuple(logits.shape), torch.float32).clamp_min_(1e-20)
-        return (logits.float() - torch.log(-torch.log(u).clamp_min_(1e-20))).argmax(-1)
+        u = self.uniform(tuple(logits.shape), torch.float64).clamp_min_(1e-300)
+        exponential = -torch.log(u)  # the Gumbel maximum is the argmin of exponentials over their rates
+        return (logits.double() - torch.log(exponential)).argmax(-1)
 
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 .. n - 1."""
@@ -87,7 +87,7 @@ class Rng:
         """A new stream that is independent of this one."""
         return Rng(self.seed(), self.device, self.rows)
 
-    def _draw(self, kind, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _draw(self, kind: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         shape, rows = tuple(shape), self.rows
         if rows is None or rows.total == rows.count or not shape or shape[0] % rows.count:
             return kind(shape, generator=self.generator, device=self.device, dtype=dtype)

@@ -1,0 +1,11 @@
+"""The questions. A new task is one file and one line here."""
+
+from __future__ import annotations
+
+TASKS: dict[str, str] = {
+    "sample": "pofx.tasks.sample",
+    "density": "pofx.tasks.density",
+    "impute": "pofx.tasks.impute",
+    "anomaly": "pofx.tasks.anomaly",
+}
+"""Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""

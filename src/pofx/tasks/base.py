@@ -1,0 +1,188 @@
+"""Route and Answer: a task asks a model's hooks, best route first, and says how good the answer is.
+
+A route names the hooks it needs; the first whose needs the model offers is taken. No route: `Unsupported`, which says for
+each what is missing. An observed entry never travels through a network: answers are written into the user's own object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.data import Batch, Data
+from pofx.kinds import KINDS
+from pofx.kinds.base import Space
+from pofx.model import HOOKS, Model, Quality, Unsupported
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to answer.
+
+    Args:
+        answer: the function; its docstring's first line says how it works.
+        needs: the hooks it asks.
+        sources: where it comes from.
+    """
+
+    answer: Callable[..., Answer]
+    needs: frozenset[str]
+    sources: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the route is called."""
+        return self.answer.__name__.removeprefix("by_").replace("_", " ")
+
+    @property
+    def words(self) -> str:
+        """How it works, in one line."""
+        return (self.answer.__doc__ or self.name).strip().splitlines()[0]
+
+
+def route(answer: Callable[..., Answer], *needs: str, sources: str = "") -> Route:
+    """A route by the hooks it needs."""
+    unknown = set(needs) - set(HOOKS)
+    assert not unknown, f"route {answer.__name__} needs unknown hooks {unknown}"
+    return Route(answer, frozenset(needs), sources)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task gives back.
+
+    Args:
+        value: the answer in the user's own type.
+        unit: of the value, in words.
+        quality: how far it may be from the truth, computed by the route.
+        route: the route taken.
+        task: the question asked.
+        raw: the same as a tensor in the model's coordinates, where there is one.
+        stderr: standard error of a Monte-Carlo value.
+        diagnostics: what the route noticed.
+    """
+
+    value: Any
+    unit: str
+    quality: Quality
+    route: str = ""
+    task: str = ""
+    raw: Tensor | None = None
+    stderr: Any = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+    def explain(self) -> str:
+        """What the number means and how far to trust it, in words."""
+        lines = [f"{self.task}: {self.unit}, {self.quality.value}, by {self.route}.", MEANING[self.quality]]
+        if self.stderr is not None:
+            lines.append(f"Standard error about {float(torch.as_tensor(self.stderr).double().mean()):.3g} a row.")
+        lines += [
+            f"{name}: {value}" for name, value in self.diagnostics.items() if isinstance(value, (str, int, float))
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        value = self.value
+        body = value._repr_html_() if hasattr(value, "_repr_html_") else f"<pre>{value!r:.2000}</pre>"
+        return f"<p><b>{self.task}</b> · {self.unit} · {self.quality.value} · {self.route}</p>{body}"
+
+
+MEANING = {
+    Quality.EXACT: "Exact: the model's own value, up to rounding.",
+    Quality.LOWER: "Lower bound: the model's true value is at least this (in expectation over the draws).",
+    Quality.UPPER: "Upper bound: the model's true value is at most this (in expectation); never rank by it.",
+    Quality.ESTIMATE: "Estimate: near the model's value, on either side; more draws or steps bring it nearer.",
+    Quality.UNNORMALISED: "Unnormalised: right up to a constant; only differences within this model mean something.",
+}
+
+
+def solve(task: str, routes: tuple[Route, ...], model: Model, wanted: str | None, **question: Any) -> Answer:
+    """Answer by the first route whose hooks the model offers (or by the one that is wanted).
+
+    Raises:
+        Unsupported: no route fits; the message names what each one lacks.
+    """
+    offers, lacks = model.offers(), []
+    for candidate in routes:
+        if wanted is not None and candidate.name != wanted:
+            continue
+        missing = sorted(candidate.needs - offers)
+        if missing:
+            lacks.append(f"{candidate.name} needs {', '.join(f'{h} ({HOOKS[h]})' for h in missing)}")
+            continue
+        try:
+            answer = candidate.answer(model, **question)
+        except Unsupported as refusal:
+            lacks.append(f"{candidate.name}: {refusal}")
+            continue
+        return dataclasses.replace(answer, route=candidate.name, task=task)
+    if wanted is not None and not lacks:
+        raise ValueError(f"{task}: no route is called {wanted!r}; there are {[r.name for r in routes]}.")
+    raise Unsupported(f"{model.name} cannot answer {task!r}: " + "; ".join(lacks) + ".")
+
+
+def first_route(routes: tuple[Route, ...], offers: frozenset[str]) -> Route | None:
+    """The route that a model with these hooks would take."""
+    return next((r for r in routes if r.needs <= offers), None)
+
+
+def rows_of(model: Model, rows: Any) -> tuple[Tensor, Tensor]:
+    """A user's rows as x and observed, `(N, *event)`: a tensor already is in the model's coordinates (NaN: missing)."""
+    if isinstance(rows, Batch):
+        return rows.x, torch.ones_like(rows.x, dtype=torch.bool) if rows.observed is None else rows.observed
+    if isinstance(rows, Data):
+        return rows_of(model, rows.rows)
+    if not isinstance(rows, Tensor):
+        return KINDS[model.space.kind].encode(rows, model.space)
+    x = rows.unsqueeze(0) if tuple(rows.shape) == model.space.shape else rows
+    if tuple(x.shape[1:]) != model.space.shape:
+        raise ValueError(f"got rows of shape {tuple(x.shape)}, expected (N, {', '.join(map(str, model.space.shape))}).")
+    observed = ~torch.isnan(x) if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
+    if x.is_floating_point() and torch.isinf(x).any():
+        raise ValueError("got inf among the rows; expected finite numbers, or NaN where one is missing.")
+    return torch.where(observed, x, torch.zeros_like(x)), observed
+
+
+def given_for(model: Model, given: Mapping[str, Any] | None, rows: int) -> dict[str, Tensor]:
+    """A user's givens as tensors `(rows, *given_event)`; one value serves all rows.
+
+    Raises:
+        ValueError: an unknown name, an unseen category, or another number of rows.
+    """
+    flat = {}
+    for name, value in (given or {}).items():
+        if name not in model.given:
+            known = ", ".join(sorted(model.given)) or "nothing"
+            raise ValueError(f"given {name!r} is unknown; the model was fitted given {known}.")
+        tensor = _code(name, value, model.given[name])
+        space = model.given[name]
+        tensor = tensor.expand(rows, *space.shape) if tensor.ndim == len(space.shape) else tensor
+        if tuple(tensor.shape) != (rows, *space.shape):
+            raise ValueError(f"given {name!r}: got shape {tuple(tensor.shape)}, expected {(rows, *space.shape)}.")
+        flat[name] = tensor
+    return flat
+
+
+def _code(name: str, value: Any, space: Space) -> Tensor:
+    v = space.variables[0]
+    if isinstance(value, Tensor):
+        return value
+    if not v.discrete or v.values is None:
+        return torch.as_tensor(value)
+    codes = {str(known): code for code, known in enumerate(v.values)}
+    items = value if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) else [value]
+    unseen = [i for i in items if str(i) not in codes]
+    if unseen:
+        raise ValueError(f"given {name!r}: {unseen[0]!r} was never seen; known are {', '.join(list(codes)[:12])}.")
+    coded = torch.tensor([codes[str(i)] for i in items])
+    return coded if items is value else coded[0]
+
+
+def in_chunks(fn: Callable[[slice], Any], rows: int, size: int) -> list[Any]:
+    """fn over slices of at most `size` rows, so that memory stays constant."""
+    return [fn(slice(start, min(rows, start + size))) for start in range(0, rows, size)]

@@ -1,0 +1,117 @@
+"""Density: how likely is x under the model?
+
+    log p(x | c), nats per event;  of the observed entries alone where x has gaps;     bits/dim = -log p / (D ln 2)
+
+Routes: the model's own log p (exact, or a bound), and the probability-flow ODE of a denoiser (an estimate).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.engines.diffusion import VE, ode_log_prob
+from pofx.kinds.base import Space
+from pofx.model import Model, Quality, Unsupported, Value
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+QUESTION = "How likely is x?"
+UNIT = "nats"
+CHUNK = 512
+
+
+def density(
+    model: Model,
+    x: Any,
+    given: Mapping[str, Any] | None = None,
+    *,
+    draws: int = 16,
+    rng: Rng | torch.Generator | int | None = 0,
+    route: str | None = None,
+) -> Answer:
+    """log p(x) of each row, nats.
+
+    Args:
+        model: fitted.
+        x: rows in the user's own type, or a tensor `(N, *event)` in the model's coordinates; NaN is missing.
+        given: name -> one value, or N values.
+        draws: Monte-Carlo draws of a bound: more draws tighten it.
+        rng: of those draws.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer with value `(N,)` float64 and, for a bound or an estimate, `stderr` `(N,)`.
+    """
+    x, observed = rows_of(model, x)
+    given = given_for(model, given, len(x))
+    return solve("density", ROUTES, model, route, x=x, observed=observed, given=given, draws=draws, rng=Rng(rng))
+
+
+def bits_per_dim(log_p: Tensor, space: Space) -> Tensor:
+    """-log p / (D ln 2): bits per entry at the space's own bin width (a level, or the stated resolution).
+
+    Raises:
+        Unsupported: log p is a density; bits per dimension need a bin width.
+    """
+    if not space.mass:
+        raise Unsupported("bits per dimension need a bin width, and this space has real columns of resolution 0.")
+    return -log_p / (space.size * math.log(2))
+
+
+def by_log_prob(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+    """The model's own log p."""
+    mask = None if bool(observed.all()) else observed
+    parts: list[Value] = []
+    with torch.no_grad():
+        for start in range(0, len(x), CHUNK):
+            s = slice(start, start + CHUNK)
+            c = {k: v[s] for k, v in given.items()}
+            parts.append(model.log_prob(x[s], c or None, None if mask is None else mask[s], draws, rng))
+    return answer_of(model, parts)
+
+
+def by_probability_flow(
+    model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng
+) -> Answer:
+    """The probability-flow ODE of the denoiser, with the divergence along the way."""
+    if not bool(observed.all()):
+        raise Unsupported("the probability-flow ODE needs complete rows")
+    chart, path = model.chart, VE()
+    with torch.no_grad():
+        u = chart.encode(x, rng)
+
+    def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return model.denoise(u_t, alpha, sigma, given)
+
+    exact = u[0].numel() <= 16
+    found = ode_log_prob(denoise, u, path, steps=48, rng=rng, exact=exact, probes=max(1, min(draws, 8)))
+    value = Value(found.value.detach().double() + chart.log_weight(u, x), Quality.ESTIMATE, found.stderr.detach())
+    return answer_of(model, [value])
+
+
+def answer_of(model: Model, parts: list[Value]) -> Answer:
+    """Values of chunks as one answer.
+
+    Raises:
+        FloatingPointError: a row is NaN, which no model of ours should give.
+    """
+    log_p = torch.cat([p.value.double() for p in parts])
+    if torch.isnan(log_p).any():
+        raise FloatingPointError(
+            f"{model.name}: log p is NaN for {int(torch.isnan(log_p).sum())} rows; please report it."
+        )
+    stderr = None if parts[0].stderr is None else torch.cat([p.stderr for p in parts])  # type: ignore[misc]
+    return Answer(
+        log_p, model.space.unit(), parts[0].quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics
+    )
+
+
+ROUTES = (
+    route(by_log_prob, "log_prob"),
+    route(by_probability_flow, "denoise", sources="Song et al. 2021 (arXiv:2011.13456)"),
+)

@@ -1,0 +1,283 @@
+"""Measure: fit one family in a process of its own and ask it everything that a leaderboard shows.
+
+    python -m pofx.tasks.measure SPEC.json
+
+A fresh process gives the true peak memory, and a crash loses one row. It writes into its own folder: the model,
+row.json (the row of the leaderboard), rows.safetensors (log p of every held-out row, samples, completions) and, on the
+way, stage.json, which the parent shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.baselines import BASELINES
+from pofx.data import Batch, Data
+from pofx.files import save_tensors, write_atomic
+from pofx.metrics import Features, auroc, c2st, column_shapes, copying, pair_trends, prdc, valid_values
+from pofx.model import Model, Unsupported
+from pofx.tasks.anomaly import anomaly
+from pofx.tasks.density import bits_per_dim, density
+from pofx.tasks.impute import impute
+from pofx.tasks.sample import sample
+from pofx.training.fit import fit
+
+QUESTIONS = ("density", "sample", "impute", "anomaly")
+HOLES, DRAWS_IMPUTE, ANOMALIES = 60, 5, 150
+
+
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+    """Fit and ask; returns the row of the leaderboard and writes everything into the spec's folder."""
+    folder = Path(spec["folder"])
+    data = Data.load(spec["data"])
+    torch.set_num_threads(spec["threads"])
+    row: dict[str, Any] = {"family": spec["name"], "baseline": spec["family"] in BASELINES, "error": None}
+    tensors: dict[str, Tensor] = {}
+    try:
+        model = _fitted(spec, data, folder)
+        row |= _costs(model, spec)
+        for name in QUESTIONS:
+            _stage(folder, name)
+            row |= _asked(name, model, data, spec, tensors)
+        row["why"] = _reasons(row)
+    except Exception as error:  # a crash must lose one row, not the comparison
+        row["error"] = f"{type(error).__name__}: {error}"
+        (folder / "error.txt").write_text(traceback.format_exc())
+    row["peak_mb"] = _peak_mb()
+    save_tensors(folder / "rows.safetensors", tensors, {"family": spec["name"]})
+    write_atomic(folder / "row.json", json.dumps(_plain(row), indent=1).encode())
+    _stage(folder, "done" if row["error"] is None else "failed")
+    return row
+
+
+def _fitted(spec: dict[str, Any], data: Data, folder: Path) -> Model:
+    _stage(folder, "fit")
+    family = BASELINES[spec["family"]]() if spec["family"] in BASELINES else spec["family"]
+
+    def report(line: dict[str, Any]) -> None:
+        _stage(folder, "fit", **{k: line[k] for k in ("step", "loss", "valid") if k in line})
+
+    return fit(
+        data, family, budget=spec["budget"], seed=spec["seed"], folder=folder / "model", threads=spec["threads"],
+        progress=False, report=report, hyper_parameters=spec.get("hyper_parameters"),
+    )  # fmt: skip
+
+
+def _costs(model: Model, spec: dict[str, Any]) -> dict[str, Any]:
+    seconds = model.record["seconds"]
+    plan = model.record["plan"] or {}
+    stored = sum(b.numel() for b in model.buffers()) if model.closed else 0
+    return {
+        "fit_seconds": seconds["cpu"],
+        "fit_wall_seconds": seconds["wall"],
+        "steps": plan.get("steps"),
+        "parameters": model.record["parameters"] or stored,
+    }
+
+
+def _asked(name: str, model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    ask = {"density": _density, "sample": _samples, "impute": _impute, "anomaly": _anomaly}[name]
+    start = time.process_time()
+    try:
+        found = ask(model, data, spec, tensors)
+    except Unsupported as refusal:
+        found = {f"no_{name}": str(refusal)}
+    return {**found, f"{name}_seconds": round(time.process_time() - start, 3)}
+
+
+def _density(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    test = data.part("test")
+    answer = density(model, test, _given(test), draws=spec["draws"], rng=0)
+    tensors["log_p"] = answer.value
+    mean, stderr = float(answer.value.mean()), float(answer.value.std() / math.sqrt(len(answer.value)))
+    factor = 1 / (data.space.size * math.log(2)) if data.space.mass else None
+    return {
+        "nats": mean,
+        "bits_per_dim": float(bits_per_dim(answer.value, data.space).mean()) if factor else None,
+        "stderr": stderr * factor if factor else stderr,
+        "quality": answer.quality.value,
+        "density_route": answer.route,
+        "unit": answer.unit,
+        "diagnostics": {k: v for k, v in answer.diagnostics.items() if isinstance(v, (int, float, str, list, tuple))},
+    }
+
+
+def _samples(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    test, n = data.part("test"), spec["samples"]
+    given = _given(test)
+    given = {k: v[torch.arange(n) % len(v)] for k, v in given.items()} if given else None
+    sample(
+        model, 2, {k: v[:2] for k, v in given.items()} if given else None, rng=1
+    )  # warm up, so that the timing is fair
+    start = time.process_time()
+    answer = sample(model, n, given, rng=0)
+    seconds = time.process_time() - start
+    x: Tensor = answer.raw  # type: ignore[assignment]
+    tensors["samples"] = x
+    return {"sample_ms": 1000 * seconds / n, **_judged(model, data, x)}
+
+
+def _judged(model: Model, data: Data, x: Tensor) -> dict[str, Any]:
+    train, test = data.part("train"), data.part("test")
+    vector = {k: _vector(data, t) for k, t in {"train": train.x, "test": test.x, "fake": x}.items()}
+    label = next((v for v, s in data.aside.values() if s.shape == () and s.discrete), None)
+    label = None if label is None else label[data.split["train"]].numpy()
+    limit = 4000
+    features = Features.fit(vector["train"][:limit], None if label is None else label[:limit], rng=0)
+    real, fake = features(vector["test"][:limit]), features(vector["fake"][:limit])
+    scores = prdc(real, fake, rng=0)
+    two = c2st(real, fake, rng=0)
+    pictures = data.space.layout == "grid"
+    copied = copying(vector["train"][:8000], vector["test"][:2000], vector["fake"][:2000], standardise=not pictures)
+    found = {
+        "c2st": two.accuracy.value,
+        "c2st_interval": [two.accuracy.low, two.accuracy.high],
+        "copying": bool(copied.flagged),
+        "copying_why": copied.why,
+    }
+    for name in ("precision", "recall", "density", "coverage"):
+        metric = getattr(scores, name)
+        found |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
+    return found | (_table(data, x) if data.space.kind == "table" else {})
+
+
+def _table(data: Data, x: Tensor) -> dict[str, Any]:
+    real = data.restore(data.part("test").x)
+    if data.observed is not None:
+        real = data.kind.blanked(real, data.part("test").observed)  # type: ignore[attr-defined]
+    fake = data.restore(x)
+    shapes, trends, valid = column_shapes(real, fake), pair_trends(real, fake), valid_values(real, fake)
+    return {"shape_error": shapes.mean.value, "trend_error": trends.mean.value, "valid": valid.mean.value}
+
+
+def _impute(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    test = data.part("test").take(torch.arange(min(HOLES, len(data.part("test")))))
+    seen = _holes(data, test)
+    given = _given(test)
+    answer = impute(model, test.x, given, observed=seen, draws=DRAWS_IMPUTE, rng=0)
+    raw: Tensor = answer.raw  # type: ignore[assignment]
+    hidden = ~seen & (torch.ones_like(seen) if test.observed is None else test.observed)
+    u = torch.stack([_unit(data, r) for r in raw])
+    error = (u.mean(0) - _unit(data, test.x)).reshape(len(test), -1)
+    hidden_flat = hidden.reshape(len(test), -1)
+    squares = (error.square() * hidden_flat).sum(1) / hidden_flat.sum(1).clamp_min(1)
+    tensors |= {"imputed": raw, "holes": ~seen}
+    mean = float(squares.mean())
+    half = 1.96 * float(squares.std()) / math.sqrt(len(squares)) / (2 * math.sqrt(mean) + 1e-12)
+    return {
+        "impute_rmse": math.sqrt(mean),
+        "impute_interval": [math.sqrt(mean) - half, math.sqrt(mean) + half],
+        "impute_route": answer.route,
+        "impute_quality": answer.quality.value,
+    }
+
+
+def _holes(data: Data, batch: Batch) -> Tensor:
+    """What is seen: the upper half of a picture, 70 % of the cells of a table, the same for every family."""
+    if data.space.layout == "grid":
+        seen = torch.ones_like(batch.x, dtype=torch.bool)
+        seen[:, data.space.shape[0] // 2 :] = False
+    else:
+        seen = torch.from_numpy(np.random.default_rng(0).random(tuple(batch.x.shape)) > 0.3)
+        seen[:, 0] |= ~seen.reshape(len(batch), -1).any(1)
+    return seen if batch.observed is None else seen & batch.observed
+
+
+def _anomaly(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Chimeras: half of one held-out x joined to half of another. Every entry is right; what fails is how they go together."""
+    test = data.part("test").take(torch.arange(min(ANOMALIES, len(data.part("test")))))
+    mixed = chimeras(data, test)
+    given = _given(test)
+    normal = anomaly(model, test, data, given, draws=4, rng=0)
+    strange = anomaly(model, mixed, None, given, draws=4, rng=0, route=normal.route)
+    found = auroc(normal.value.numpy(), strange.value.numpy())
+    p = torch.as_tensor(normal.diagnostics["p"])
+    return {
+        "anomaly_auroc": found.value,
+        "anomaly_interval": [found.low, found.high],
+        "anomaly_route": normal.route,
+        "anomaly_false_alarms": float((p <= 0.1).double().mean()),
+    }
+
+
+def chimeras(data: Data, batch: Batch) -> Batch:
+    """Rows made of two halves of different rows: left and right of a picture, every other column of a table."""
+    other = batch.take(torch.roll(torch.arange(len(batch)), 1))
+    left = torch.zeros(data.space.shape, dtype=torch.bool)
+    if data.space.layout == "grid":
+        left[:, : data.space.shape[1] // 2] = True
+    else:
+        left[::2] = True
+    observed = None
+    if batch.observed is not None and other.observed is not None:
+        observed = torch.where(left, batch.observed, other.observed)
+    return Batch(torch.where(left, batch.x, other.x), batch.given, observed)
+
+
+def _given(batch: Batch) -> dict[str, Tensor] | None:
+    return batch.given or None
+
+
+def _vector(data: Data, x: Tensor) -> np.ndarray:
+    """Rows as standardised vectors, the same for every family: categories as codes in {-1, 1}^bits."""
+    from pofx.kinds.relax import Chart
+
+    return Chart(data.space).encode(x).flatten(1).double().numpy()
+
+
+def _unit(data: Data, x: Tensor) -> Tensor:
+    """Entries in units of their spread in the training data (a category: 0 where equal to the truth's code, by code)."""
+    variables = [data.space.variable(i) for i in range(data.space.size)]
+    scale = torch.tensor([v.scale for v in variables], dtype=torch.float64)
+    return x.flatten(1).double() / scale
+
+
+def _reasons(row: dict[str, Any]) -> dict[str, str]:
+    return {name: row[f"no_{name}"] for name in QUESTIONS if f"no_{name}" in row}
+
+
+def _stage(folder: Path, stage: str, **more: Any) -> None:
+    write_atomic(folder / "stage.json", json.dumps({"stage": stage, **more}).encode())
+
+
+def _peak_mb() -> float:
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only; a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def main() -> None:
+    """Read a spec and run it."""
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    os.environ.setdefault("OMP_NUM_THREADS", str(spec["threads"]))
+    row = run(spec)
+    sys.exit(0 if row["error"] is None else 1)
+
+
+if __name__ == "__main__":
+    main()

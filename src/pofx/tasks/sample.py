@@ -1,0 +1,79 @@
+"""Sample: new x like the training data but not copied from it; given c, x ~ p(x | c).
+
+Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), its denoiser by the
+probability-flow ODE, its score by a Langevin chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pofx.engines.diffusion import VE, heun, prior
+from pofx.kinds import KINDS
+from pofx.model import Model, Quality
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, solve
+
+QUESTION = "What else could there be, like the data but new?"
+UNIT = "the data's own"
+CHUNK = 4096
+
+
+def sample(
+    model: Model,
+    n: int = 16,
+    given: Mapping[str, Any] | None = None,
+    *,
+    rng: Rng | torch.Generator | int | None = None,
+    route: str | None = None,
+) -> Answer:
+    """Draw n new x, each given c where c is said.
+
+    Args:
+        model: fitted.
+        n: how many.
+        given: name -> one value for all, or n values.
+        rng: a seed or generator; the same seed gives the same draws.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value is in the user's own type (a DataFrame, pictures, an array) and whose `raw` is `(n, *event)`.
+    """
+    if n < 1:
+        raise ValueError(f"sample: got n = {n}, expected at least 1.")
+    return solve("sample", ROUTES, model, route, n=n, given=given_for(model, given, n), rng=Rng(rng))
+
+
+def by_sampler(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:
+    """The model's own sampler."""
+    parts = []
+    for start in range(0, n, CHUNK):
+        rows = min(CHUNK, n - start)
+        c = {k: v[start : start + rows] for k, v in given.items()}
+        parts.append(model.sample(1, c, rng)[0] if c else model.sample(rows, None, rng))
+    return _answer(model, torch.cat(parts), Quality.EXACT)
+
+
+def by_probability_flow(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:
+    """The denoiser's probability-flow ODE, solved by Heun's method."""
+    path = VE()
+
+    def denoise(u: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return model.denoise(u, alpha, sigma, given)
+
+    with torch.no_grad():
+        u = heun(denoise, prior(path, (n, *model.chart.space.shape), rng), path, steps=32)
+    return _answer(model, model.chart.decode(u, rng), Quality.ESTIMATE)
+
+
+def _answer(model: Model, x: torch.Tensor, quality: Quality) -> Answer:
+    return Answer(KINDS[model.space.kind].restore(x, model.space), "the data's own", quality, raw=x)
+
+
+ROUTES = (
+    route(by_sampler, "sample"),
+    route(by_probability_flow, "denoise", sources="Song et al. 2021 (arXiv:2011.13456)"),
+)
