@@ -56,6 +56,21 @@ class Relaxed(Model):
     def closed(self) -> bool:
         return self.inner.closed
 
+    @property
+    def loss_unit(self) -> str:  # type: ignore[override]
+        """The inner family's unit of its loss."""
+        return self.inner.loss_unit
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        """The rows of a step that the inner family likes."""
+        return self.inner.batch_size
+
+    @property
+    def validate_by(self) -> str:  # type: ignore[override]
+        """How the inner family is validated."""
+        return self.inner.validate_by
+
     def offers(self) -> frozenset[str]:
         return self.inner.offers() - {"decode", "steps"}
 
@@ -101,19 +116,24 @@ class Relaxed(Model):
         if not self._chart.exact:
             raise Unsupported(f"{self.name}: the density of the observed part alone is not known for relaxed data.")
         u, mask = self._chart.encode(x), self._chart.mask(observed)
-        log_scale = -self._chart.scale.log() * observed.flatten(1)[:, self._chart.smooth]
-        return self.inner.log_prob(u, given or None, mask, rng=rng).shifted(log_scale.sum(1))
+        weight = self._chart.log_weight(u, x, observed)
+        return self.inner.log_prob(u, given or None, mask, rng=rng).shifted(weight)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
         mask = self._chart.mask(observed)
         quality = Quality.EXACT if self._chart.exact else Quality.ESTIMATE
 
         def sample(n: int, rng: Rng) -> Tensor:
-            u = self._chart.encode(x, rng)
-            completed = self.inner.condition(u, mask, given or None).sample(n, rng)
-            return self._chart.decode(completed.flatten(0, 1), rng).reshape(n, *x.shape)
+            rows, masks = (t.repeat(n, *[1] * (t.ndim - 1)) for t in (x, mask))  # every draw has its own u ~ q(u | x)
+            many = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in given.items()}
+            completed = self.inner.condition(self._chart.encode(rows, rng), masks, many or None).sample(1, rng)[0]
+            return torch.where(observed, x, self._chart.decode(completed, rng).reshape(n, *x.shape))
 
-        return Conditional(sample, None, quality)
+        def log_prob(full: Tensor) -> Value:
+            whole, part = (self.log_prob(full, given or None, seen) for seen in (None, observed))
+            return whole.shifted(-part.value, -part.quality)
+
+        return Conditional(sample, log_prob if self._chart.exact else None, quality)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         return self.inner.denoise(u_t, alpha_t, sigma_t, given)
@@ -191,6 +211,9 @@ class Guided(Model):
         super().__init__()
         if "denoise" not in inner.offers():
             raise Unsupported(f"Guided needs a model with denoise; {inner.name} offers {sorted(inner.offers())}.")
+        unknown = sorted(set(scale) - set(inner.given))
+        if unknown:
+            raise ValueError(f"Guided: scale names {unknown}; {inner.name} was fitted given {sorted(inner.given)}.")
         self.inner, self.scale = inner, dict(scale)
         self.space, self.given = inner.space, inner.given
 
@@ -210,6 +233,8 @@ class Guided(Model):
         so_far = {k: v for k, v in given.items() if k not in self.scale}
         last = total = self.inner.denoise(u_t, alpha_t, sigma_t, so_far)
         for name, weight in self.scale.items():
+            if name not in given:
+                continue
             so_far = {**so_far, name: given[name]}
             guided = self.inner.denoise(u_t, alpha_t, sigma_t, so_far)
             last, total = guided, total + weight * (guided - last)
@@ -246,15 +271,23 @@ class Joint(Model):
         return len(self.log_prior)
 
     def offers(self) -> frozenset[str]:
-        return self.inner.offers() & {"sample", "log_prob"} | ({"score"} if self.space.standard else set())
+        direct = self.inner.offers() & {"sample", "log_prob"}
+        return direct | ({"score"} if self.space.standard and "log_prob" in direct else set())
 
-    def log_joint(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None) -> Value:
-        """log p(c) + log p(x | c) for every code: value `(B, K)`."""
+    def log_joint(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None, given: Given | None = None) -> Value:
+        """log p(c) + log p(x | c) for every code: value `(B, K)`, given whatever else the inner model is given.
+
+        Raises:
+            Unsupported: log p(x | c) is unnormalised, so that codes cannot be weighed against each other.
+        """
         rng, parts = Rng(rng), []
         for code in range(self.levels):
-            c = {self.cause: torch.full((len(x),), code)}
+            c = {**(given or {}), self.cause: torch.full((len(x),), code)}
             parts.append(self.inner.log_prob(x, c, draws=draws, rng=rng))
-        return Value(torch.stack([p.value for p in parts], -1) + self.log_prior, parts[0].quality)
+        if parts[0].quality is Quality.UNNORMALISED:
+            raise Unsupported(f"{self.name}: log p(x | {self.cause}) is unnormalised; Bayes' rule needs its constant.")
+        stderr = None if parts[0].stderr is None else torch.stack([p.stderr for p in parts], -1)  # type: ignore[misc]
+        return Value(torch.stack([p.value for p in parts], -1) + self.log_prior, parts[0].quality, stderr)
 
     def posterior(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None) -> Tensor:
         """p(c | x), `(B, K)`, by Bayes' rule (exact where log p(x | c) is)."""
@@ -267,8 +300,9 @@ class Joint(Model):
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
             raise Unsupported("Joint: ask the inner model for the density of an observed part.")
-        joint = self.log_joint(x, draws, rng)
-        return Value(torch.logsumexp(joint.value, -1), joint.quality)
+        joint = self.log_joint(x, draws, rng, given)
+        stderr = None if joint.stderr is None else (joint.value.softmax(-1) * joint.stderr).square().sum(-1).sqrt()
+        return Value(torch.logsumexp(joint.value, -1), joint.quality, stderr)
 
 
 def joint(inner: Model, labels: Tensor, name: str = "label") -> Joint:

@@ -53,20 +53,25 @@ class Chart(nn.Module):
         flat = x.flatten(1).double()
         parts = []
         if self.smooth:
-            parts.append(self._encode_smooth(flat[:, self.smooth], rng))
+            parts.append(self._encode_smooth(flat[:, self.smooth] if self.codes else flat, rng))
         for column, bits in zip(self.codes, self.bits, strict=True):
             u = _code(flat[:, column].long(), bits)
             parts.append(u if rng is None else u + CODE_NOISE * rng.normal(tuple(u.shape)))
         return self._to_event(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
 
-    def log_weight(self, u: Tensor, x: Tensor) -> Tensor:
-        """log p(x | u) - log q(u | x), `(B,)`: what is added to log p(u) for a bound on (or the value of) log p(x)."""
+    def log_weight(self, u: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p(x | u) - log q(u | x), `(B,)`: what is added to log p(u) for a bound on (or the value of) log p(x).
+
+        With `observed` `(B, *event)`, of those entries alone.
+        """
         flat, smooth = self._from_event(u).double(), len(self.smooth)
-        total = self._log_volume(flat[:, :smooth])
+        seen = torch.ones_like(x, dtype=torch.bool).flatten(1) if observed is None else observed.flatten(1)
+        total = torch.where(seen[:, self.smooth], self._log_volume(flat[:, :smooth]), 0.0).sum(1)
         start = smooth
         for column, bits, levels in zip(self.codes, self.bits, self.levels, strict=True):
             part, start = flat[:, start : start + bits], start + bits
-            total = total + _log_code_weight(part, x.flatten(1)[:, column].long(), bits, levels)
+            weight = _log_code_weight(part, x.flatten(1)[:, column].long(), bits, levels)
+            total = total + torch.where(seen[:, column], weight, 0.0)
         return total
 
     def decode(self, u: Tensor, rng: Rng | None = None) -> Tensor:
@@ -114,7 +119,7 @@ class Chart(nn.Module):
             width = (self.high - self.low).log() + torch.nn.functional.logsigmoid(u)
             slope = torch.where(self.bounded > 0, -(width + torch.nn.functional.logsigmoid(-u)), slope)
         log_step = torch.where(self.step > 0, self.step, torch.ones_like(self.step)).log()
-        return (slope + log_step).sum(1)
+        return slope + log_step
 
     def _to_event(self, flat: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.channels_first:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pofx.metrics.scores import conformal_pvalues
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
 from pofx.tasks.density import by_log_prob as log_density
 
 QUESTION = "What does not belong?"
@@ -57,10 +57,25 @@ def anomaly(
         return found
     held_out = calibration.part("valid") if hasattr(calibration, "part") else calibration
     known, seen = rows_of(model, held_out)
-    question |= {"rng": Rng(0), "given": {}}
+    question |= {"rng": Rng(0), "given": _calibration_given(question["given"], held_out)}
     scores = solve("anomaly", ROUTES, model, found.route, x=known, observed=seen, **question).value
     p = conformal_pvalues(scores, found.value)
     return _with(found, {**found.diagnostics, "p": p, "calibration rows": len(known)})
+
+
+def _calibration_given(asked: Mapping[str, Tensor], calibration: Any) -> dict[str, Tensor]:
+    """The calibration rows' own values of what the question is given: only alike scores can be compared.
+
+    Raises:
+        ValueError: the calibration rows carry no such given.
+    """
+    has = getattr(calibration, "given", {})
+    missing = sorted(set(asked) - set(has))
+    if missing:
+        raise ValueError(
+            f"anomaly: scores are given {missing}, so the calibration rows must be too; pass them as Data."
+        )
+    return {name: has[name] for name in asked}
 
 
 def by_log_prob(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
@@ -86,17 +101,21 @@ def by_reconstruction(
 ) -> Answer:
     """How unlikely x is under the reconstruction of itself."""
     with torch.no_grad():
-        z = model.encode(x, given or None).sample()
-        log_p = model.decode(z, given or None).log_prob(x)
-    score = -(log_p * observed).flatten(1).sum(1).double()
+        q = model.encode(x, given or None)
+        score = torch.zeros(len(x), dtype=torch.float64)
+        for _ in range(draws):
+            z = q.mean + q.stddev * rng.normal(tuple(q.mean.shape)).to(q.mean.dtype)
+            log_p = model.decode(z, given or None).log_prob(x)
+            score -= torch.where(observed, log_p, 0.0).flatten(1).sum(1).double() / draws
     return Answer(score, "nats", Quality.ESTIMATE)
 
 
 def by_distance(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
     """The distance to the fifth nearest of 2000 samples."""
-    samples = model.chart.encode(model.sample(2000, None, rng)).flatten(1)
+    pools = Pools(model, given, 2000, rng)
     u, mask = model.chart.encode(x).flatten(1), model.chart.mask(observed).flatten(1)
-    gaps = [((u[i] - samples) * mask[i]).square().sum(1).topk(5, largest=False).values[-1] for i in range(len(u))]
+    squares = (((u[i] - pools.of(i)[1]) * mask[i]).square().sum(1) for i in range(len(u)))
+    gaps = [square.topk(5, largest=False).values[-1] for square in squares]
     return Answer(torch.stack(gaps).sqrt().double(), "distance in the chart", Quality.ESTIMATE)
 
 

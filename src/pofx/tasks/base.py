@@ -18,6 +18,7 @@ from pofx.data import Batch, Data
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space
 from pofx.model import HOOKS, Model, Quality, Unsupported
+from pofx.randomness import Rng
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,30 @@ def _code(name: str, value: Any, space: Space) -> Tensor:
         raise ValueError(f"given {name!r}: {unseen[0]!r} was never seen; known are {', '.join(list(codes)[:12])}.")
     coded = torch.tensor([codes[str(i)] for i in items])
     return coded if items is value else coded[0]
+
+
+class Pools:
+    """Samples of a model for every row, drawn once for each distinct given.
+
+    Args:
+        model: fitted.
+        given: name -> `(N, *given_event)`.
+        count: samples in a pool.
+        rng: of the samples.
+    """
+
+    def __init__(self, model: Model, given: Mapping[str, Tensor], count: int, rng: Rng) -> None:
+        self.model, self.given, self.count, self.rng = model, given, count, rng
+        self.known: dict[bytes, tuple[Tensor, Tensor]] = {}
+
+    def of(self, row: int) -> tuple[Tensor, Tensor]:
+        """Samples for one row: `(count, *event)`, and the same flat in the chart."""
+        c = {k: v[row] for k, v in self.given.items()}
+        key = b"".join(v.cpu().numpy().tobytes() for v in c.values())
+        if key not in self.known:
+            x = self.model.sample(self.count, c or None, self.rng)
+            self.known[key] = (x, self.model.chart.encode(x).flatten(1))
+        return self.known[key]
 
 
 def in_chunks(fn: Callable[[slice], Any], rows: int, size: int) -> list[Any]:

@@ -19,7 +19,7 @@ from pofx.engines.guidance import guided
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
 
 QUESTION = "What is missing?"
 UNIT = "the data's own"
@@ -171,23 +171,24 @@ def by_langevin(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tens
     mask = chart.mask(observed).repeat(draws, *[1] * (u.ndim - 1))
     for step in (0.02, 0.01, 0.005, 0.002):
         for _ in range(25):
-            move = step * model.score(u, c).clamp(-20, 20) + (2 * step) ** 0.5 * rng.normal(tuple(u.shape))
+            slope = model.score(u, c).detach().clamp(-20, 20)
+            move = step * slope + (2 * step) ** 0.5 * rng.normal(tuple(u.shape))
             u = torch.where(mask, u, u + move.to(u.dtype))
     return _draws(chart.decode(u, rng).reshape(draws, *x.shape), Quality.ESTIMATE)
 
 
 def by_nearest(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
     """The missing part of those of many samples whose observed part is nearest."""
-    chart, pool = model.chart, model.sample(4000, None, rng)
-    u, mask, samples = chart.encode(x).flatten(1), chart.mask(observed).flatten(1), chart.encode(pool).flatten(1)
-    picks = []
+    chart, pools = model.chart, Pools(model, given, 4000, rng)
+    u, mask = chart.encode(x).flatten(1), chart.mask(observed).flatten(1)
+    chosen = []
     for i in range(len(u)):
+        pool, samples = pools.of(i)
         gap = ((u[i] - samples) * mask[i]).square().sum(1)
         near = gap.topk(max(draws, 10), largest=False)
         weight = -near.values / near.values[-1].clamp_min(1e-9) * 2
-        picks.append(near.indices[rng.categorical(weight.expand(draws, -1))])
-    chosen = pool[torch.stack(picks, 1)]
-    return _draws(torch.where(observed, x, chosen), Quality.ESTIMATE, {"samples": len(pool)})
+        chosen.append(pool[near.indices[rng.categorical(weight.expand(draws, -1))]])
+    return _draws(torch.where(observed, x, torch.stack(chosen, 1)), Quality.ESTIMATE, {"samples": 4000})
 
 
 def _draws(x: Tensor, quality: Quality, diagnostics: Mapping[str, Any] | None = None) -> Answer:
