@@ -9,6 +9,7 @@ looked up there. Nothing is downloaded.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ class Data:
             seed: of the random order.
         """
         n = len(self)
-        counts = [c if isinstance(c, int) else round(c * n) for c in (test, valid)]
+        counts = [c if isinstance(c, int) else max(round(c * n), int(c > 0)) for c in (test, valid)]
         if min(counts) < 0 or sum(counts) >= n:
             raise ValueError(f"Split of {n} rows: test {test} and valid {valid} leave no row to train on.")
         order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
@@ -157,7 +158,8 @@ class Data:
         spaces = {k: s.to_json() for k, s in self.given_spaces.items()}
         words = {"space": self.space.to_json(), "given": spaces, "name": self.name, "notes": list(self.notes)}
         words["aside"] = {k: s.to_json() for k, (_, s) in self.aside.items()}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path, {"data": json.dumps(words)})
+        # cloned, since a given may share its memory with what is known aside
+        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path, {"data": json.dumps(words)})
 
     @classmethod
     def load(cls, path: str | Path) -> Data:
@@ -194,7 +196,7 @@ def open_data(
     """Read data of any kind, whatever form it has.
 
     Args:
-        source: a bundled name ("digits"), a path (a picture folder, idx, npz, CSV, Parquet), an array, a DataFrame, or Data.
+        source: a bundled name ("digits"), a path (picture folder, idx, npz, CSV, Parquet), an array, a frame, or Data.
         kind: the kind's name, where the source could be read in several ways.
         given: what x is given: column names of a frame, "label", or a mapping name -> array with one row for every x.
         test, valid: rows (int) or share (float) held out; test defaults to a sixth.
@@ -222,7 +224,7 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
     from pofx.kinds.bundled import BUNDLED
 
     if isinstance(source, str) and source in BUNDLED:
-        return BUNDLED[source](**options), source
+        return BUNDLED[source](given=given, **options), source
     name = "data"
     if isinstance(source, (str, Path)):
         source = find(source)
@@ -231,12 +233,20 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
         raise ValueError(f"kind {kind!r} is unknown; expected one of {list(KINDS)}.")
     for candidate in [KINDS[kind]] if kind else KINDS.values():
         if kind or candidate.reads(source):
+            _check_options(candidate, options)
             return candidate.read(source, given=given, **options), name
     raise ValueError(
         f"open_data: nothing understands {source if isinstance(source, Path) else type(source).__name__}; expected "
         f"a bundled name ({', '.join(BUNDLED)}), an array, a DataFrame, or a path to a CSV, Parquet, npy, npz, idx or "
         "picture folder."
     )
+
+
+def _check_options(kind: Kind, options: dict[str, Any]) -> None:
+    known = [k for k in inspect.signature(kind.read).parameters if k not in ("source", "given")]
+    unknown = [k for k in options if k not in known]
+    if unknown:
+        raise ValueError(f"options {unknown}: the kind {kind.name!r} takes {known or 'no options'}.")
 
 
 def find(path: str | Path) -> Path:

@@ -32,6 +32,8 @@ class Array(Kind):
         Raises:
             ValueError: not two axes, no rows, text, or infinite numbers.
         """
+        if types not in (None, "real"):
+            raise ValueError(f"types is {types!r}; an array takes types='real' or nothing (a DataFrame takes more).")
         x = _matrix(_load(source))
         observed = torch.isfinite(x)
         variables, notes = [], []
@@ -41,7 +43,8 @@ class Array(Kind):
         for j, v in enumerate(variables):
             if v.discrete:
                 codes[:, j] -= float(v.values[0])  # type: ignore[index]
-        codes[~observed] = 0
+            # what stands under a missing entry is never read; the mean keeps it harmless
+            codes[~observed[:, j], j] = 0.0 if v.discrete else v.mean
         space = Space((x.shape[1],), tuple(variables), "vector", "array", "float64")
         return Raw(codes, space, observed=None if observed.all() else observed, notes=tuple(notes))
 
@@ -51,15 +54,15 @@ class Array(Kind):
             raise ValueError(f"got rows with {x.shape[1]} numbers, expected {space.size} as in the training data.")
         observed = torch.isfinite(x)
         x = x.clone()
-        x[~observed] = 0
         for j in range(space.size):
             v = space.variable(j)
+            x[~observed[:, j], j] = 0.0 if v.discrete else v.mean
             if v.discrete:
                 x[:, j] = _codes(x[:, j], observed[:, j], v)
         return x, observed
 
     def restore(self, x: Tensor, space: Space) -> np.ndarray:
-        out = x.double().clone()
+        out = x.detach().cpu().double().clone()
         for j in range(space.size):
             v = space.variable(j)
             if v.discrete and v.values:
@@ -68,7 +71,7 @@ class Array(Kind):
 
     def complete(self, rows: Any, x: Tensor, observed: Tensor, space: Space) -> np.ndarray:
         out = np.array(_matrix(rows).numpy(), copy=True)
-        hole = ~observed.numpy()
+        hole = ~observed.cpu().numpy()
         out[hole] = self.restore(x, space)[hole]
         return out
 
@@ -101,7 +104,10 @@ def _matrix(source: Any) -> Tensor:
         raise ValueError(f"got rows that are ragged or not numbers ({error}); expected an array (N, D).") from error
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"got an array of shape {array.shape}; expected (N, D) with at least one row and one column.")
+        raise ValueError(
+            f"got an array of shape {array.shape}; expected (N, D) with at least one row and one column "
+            "(pictures are arrays of bytes, uint8)."
+        )
     if np.isinf(array).any():
         row, column = np.argwhere(np.isinf(array))[0]
         raise ValueError(

@@ -53,6 +53,10 @@ class Variable:
             raise ValueError(f"Variable {self.name!r}: support is {self.support!r}; expected one of {SUPPORTS}.")
         if self.discrete and self.levels < 1:
             raise ValueError(f"Variable {self.name!r}: a {self.support} variable needs levels >= 1, got {self.levels}.")
+        if self.discrete and self.values is not None and len(self.values) != self.levels:
+            raise ValueError(f"Variable {self.name!r}: got {len(self.values)} values for {self.levels} levels.")
+        if not 0 <= self.resolution < math.inf:
+            raise ValueError(f"Variable {self.name!r}: resolution is {self.resolution}; expected a number >= 0.")
         if self.support == "bounded" and not (self.low is not None and self.high is not None and self.low < self.high):
             raise ValueError(
                 f"Variable {self.name!r}: a bounded variable needs low < high, got {self.low}, {self.high}."

@@ -1,4 +1,7 @@
-"""Data that needs no file: what scikit-learn bundles, and a few toys of known density."""
+"""Data that needs no file: what scikit-learn bundles, and a few toys of known density.
+
+Each takes the names of what x is given: a column of a table then leaves x, a label of pictures never was in it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from pofx.kinds.base import Raw, Space, Variable, category
 
 
-def digits() -> Raw:
+def digits(given: tuple[str, ...] = ()) -> Raw:
     """1797 real handwritten digits, 8 x 8, 17 grey levels, given their label (Alpaydin & Kaynak 1998; scikit-learn)."""
     from sklearn.datasets import load_digits
 
@@ -23,7 +26,7 @@ def digits() -> Raw:
     return Raw(x, space, {"label": label}, {"label": category(10, values=tuple(range(10)))})
 
 
-def iris() -> Raw:
+def iris(given: tuple[str, ...] = ()) -> Raw:
     """150 real iris flowers, four lengths in cm and the species (Fisher 1936; scikit-learn)."""
     from sklearn.datasets import load_iris
 
@@ -32,10 +35,10 @@ def iris() -> Raw:
     frame = load_iris(as_frame=True)
     table = frame.frame.rename(columns={"target": "species"})
     table["species"] = frame.target_names[frame.target]
-    return Table().read(table)
+    return Table().read(table, given)
 
 
-def moons(rows: int = 4000, seed: int = 0) -> Raw:
+def moons(given: tuple[str, ...] = (), rows: int = 4000, seed: int = 0) -> Raw:
     """Two moons in the plane with noise 0.1: a density with a curved, divided support."""
     generator = np.random.default_rng(seed)
     angle, side = generator.uniform(0, np.pi, rows), generator.integers(0, 2, rows)

@@ -68,12 +68,14 @@ class LogisticMixture:
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Log mass (or density) of x (..., n) under params (..., n, 3M), nats."""
+        self._follow(params.device)
         log_pi, mu, log_s = self._split(params)
         s = log_s.exp()
         z = ((x.double() - self.mean_) / self.scale).to(params.dtype).unsqueeze(-1) - mu
         if self.binned:
-            half = (self.step / self.scale / 2).to(params.dtype).unsqueeze(-1)
-            log_p = _log_interval((z + half) / s, (z - half) / s)
+            # the width on its own: as a difference of the ends it would drown in float32
+            width = (self.step / self.scale).to(params.dtype).unsqueeze(-1) / s
+            log_p = _log_interval(z / s + width / 2, z / s - width / 2, width)
         else:
             log_p = F.logsigmoid(z / s) + F.logsigmoid(-z / s) - log_s - self.scale.log().to(params.dtype).unsqueeze(-1)
         log_p = torch.logsumexp(log_pi + log_p - self._log_inside(mu, s), -1)
@@ -82,32 +84,42 @@ class LogisticMixture:
 
     def sample(self, params: Tensor, rng: Rng) -> Tensor:
         """One value per entry, rounded to the resolution."""
+        self._follow(params.device)
         log_pi, mu, log_s = self._split(params)
         pick = rng.categorical(log_pi).unsqueeze(-1)
-        mu, s = mu.gather(-1, pick).squeeze(-1), log_s.gather(-1, pick).squeeze(-1).exp()
-        low, high = (b.to(mu.dtype) for b in self._standard_bounds())
-        p_low, p_high = torch.sigmoid((low - mu) / s), torch.sigmoid((high - mu) / s)
-        u = rng.uniform(tuple(mu.shape), torch.float64)
-        u = (p_low + (p_high - p_low) * u).clamp(1e-12, 1 - 1e-12)
-        x = (mu + s * torch.logit(u)).double() * self.scale + self.mean_
+        mu, s = (t.gather(-1, pick).squeeze(-1).double() for t in (mu, log_s.exp()))
+        low, high = ((b - mu) / s for b in self._standard_bounds())
+        # the logistic is symmetric, and float64 saturates in its upper tail only
+        flip = low + high > 0
+        p_low, p_high = torch.where(flip, -high, low).sigmoid(), torch.where(flip, -low, high).sigmoid()
+        p = p_low + (p_high - p_low) * rng.uniform(tuple(mu.shape), torch.float64)
+        z = torch.logit(p.clamp(1e-300, 1 - 1e-16))
+        x = (mu + s * torch.where(flip, -z, z)) * self.scale + self.mean_
         return self._round(torch.minimum(torch.maximum(x, self.low), self.high))
 
     def mean(self, params: Tensor) -> Tensor:
         """The mean of the untruncated mixture, in the variable's units."""
+        self._follow(params.device)
         log_pi, mu, _ = self._split(params)
         x = (log_pi.exp() * mu).sum(-1).double() * self.scale + self.mean_
         return torch.minimum(torch.maximum(x, self.low), self.high)
 
+    def _follow(self, device: torch.device) -> None:
+        if self.step.device != device:
+            for name in ("low", "high", "step", "mean_", "scale"):
+                setattr(self, name, getattr(self, name).to(device))
+
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mu, raw = params.unflatten(-1, (3, self.components)).unbind(-2)
         spread = torch.linspace(-1.5, 1.5, self.components, device=params.device, dtype=params.dtype)
-        narrowest = torch.where(self.step > 0, self.step / self.scale / 8, torch.full_like(self.step, 1e-4)).log()
+        # below 1e-4 of the spread, float32 no longer tells neighbours apart, and a spike would be an artefact
+        narrowest = (self.step / self.scale / 8).clamp_min(1e-4).log()
         log_s = torch.maximum(raw - 1.0, narrowest.to(params.dtype).unsqueeze(-1))
         return logits.log_softmax(-1), mu + spread, log_s.clamp_max(8.0)
 
     def _log_inside(self, mu: Tensor, s: Tensor) -> Tensor:
         low, high = (b.to(mu.dtype).unsqueeze(-1) for b in self._standard_bounds())
-        return _log_interval((high - mu) / s, (low - mu) / s)
+        return _log_interval((high - mu) / s, (low - mu) / s, (high - low) / s)
 
     def _standard_bounds(self) -> tuple[Tensor, Tensor]:
         # finite, because an infinite bound has a gradient of 0 * inf
@@ -147,7 +159,11 @@ class Likelihood:
             `(*batch, *event)`, nats.
         """
         flat = x.flatten(-len(self.space.shape)) if self.space.shape else x.unsqueeze(-1)
-        parts = [g.distribution.log_prob(self._params(params, g), flat[..., list(g.entries)]) for g in self.groups]
+        one = len(self.groups) == 1
+        parts = [
+            g.distribution.log_prob(self._params(params, g), flat if one else flat[..., list(g.entries)])
+            for g in self.groups
+        ]
         return self._join(parts)
 
     def sample(self, params: Tensor, rng: Rng) -> Tensor:
@@ -224,7 +240,6 @@ def _bounds(v: Variable) -> tuple[float, float]:
     return -torch.inf, torch.inf
 
 
-def _log_interval(a: Tensor, b: Tensor) -> Tensor:
-    """log(sigmoid(a) - sigmoid(b)) for a > b: log s(a) + log s(-b) + log(1 - e^(b - a)), never cancelling."""
-    gap = (a - b).clamp_min(1e-12)
+def _log_interval(a: Tensor, b: Tensor, gap: Tensor) -> Tensor:
+    """log(sigmoid(a) - sigmoid(b)) for gap = a - b > 0: log s(a) + log s(-b) + log(1 - e^-gap), never cancelling."""
     return F.logsigmoid(a) + F.logsigmoid(-b) + torch.log(-torch.expm1(-gap))
