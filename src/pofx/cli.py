@@ -1,0 +1,421 @@
+"""The command line: the same words as the library.
+
+    pofx fit digits flow --out runs/flow       pofx sample runs/flow       pofx compare digits
+
+Every command has --json (one JSON object on standard output, nothing else) and --seed. Nothing heavy is imported before a
+command runs, so that `pofx --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="pofx: learn p(x), then ask it.", rich_markup_mode=None
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Seed = Annotated[int, typer.Option(help="Of the split, the weights and the noise.")]
+Given = Annotated[list[str] | None, typer.Option("--given", help="What x is given (name), or at asking name=value.")]
+Budget = Annotated[str, typer.Option(help='"60s", "5 min", "60 cpu s" or "500 steps".')]
+Run = Annotated[Path, typer.Argument(help="The folder of a fitted model.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+Own = Annotated[list[str] | None, typer.Option("--add", help="A family of your own, as path.py:Class.")]
+Route = Annotated[str | None, typer.Option(help="A route by name; default the best.")]
+
+
+def main() -> None:
+    """Run a command; a mistake is one line, not a traceback."""
+    try:
+        app(standalone_mode=False)
+    except (typer.Exit, SystemExit) as stop:
+        raise SystemExit(getattr(stop, "exit_code", getattr(stop, "code", 0))) from None
+    except (typer.Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not _foreseen(error):
+            raise
+        print(f"pofx: {_message(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _foreseen(error: Exception) -> bool:
+    from click.exceptions import ClickException
+
+    known = (ValueError, OSError, NotImplementedError)
+    return isinstance(error, (*known, ClickException)) or type(error).__name__ == "Diverged"
+
+
+def _message(error: Exception) -> str:
+    return error.format_message() if hasattr(error, "format_message") else " ".join(str(error).split())
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="digits, iris, moons, or a file or folder.")],
+    family: Annotated[
+        str | None, typer.Argument(help="A family, or path.py:Class; none: the best by validation.")
+    ] = None,
+    out: Out = None,
+    given: Given = None,
+    budget: Budget = "60s",
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    threads: Annotated[str, typer.Option(help='A number, or "auto" to measure.')] = "auto",
+    option: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as name=value.")] = None,
+    json_: Json = False,
+) -> None:
+    """Learn p(x) from data."""
+    import pofx
+
+    source = _opened(data, given, seed)
+    if not json_:
+        _notes(source)
+    folder = out or _free(Path("runs") / f"{source.name}-{family or 'picked'}".replace("/", "_").replace(":", "_"))
+    count = int(threads) if threads.isdigit() else threads
+    model = pofx.fit(
+        source, family, budget=budget, seed=seed, folder=folder, resume=resume, threads=count,
+        progress=not json_, hyper_parameters=_pairs(option) if family else None,
+    )  # fmt: skip
+    last = model.history[-1] if model.history else {}
+    words = {"folder": str(folder), "family": model.name, "loss": last.get("loss"), "valid": last.get("valid")}
+    words |= {"parameters": model.record["parameters"], "seconds": model.record["seconds"]["wall"]}
+    _tell(json_, words, f"{model.name} fitted in {words['seconds']} s and saved in {folder}")
+
+
+@app.command()
+def sample(
+    run: Run,
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
+    out: Out = None,
+    given: Given = None,
+    seed: Seed = 0,
+    add: Own = None,
+    json_: Json = False,
+) -> None:
+    """Draw new x; --out takes .csv, .parquet, .npy or .png."""
+    from pofx.tasks.sample import sample as ask
+
+    model = _load(run, add)
+    answer = ask(model, n, _values(given), rng=seed)
+    _deliver(model, answer, out, json_)
+
+
+@app.command()
+def density(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows to ask about.")],
+    draws: Annotated[int, typer.Option(help="Monte-Carlo draws of a bound.")] = 16,
+    out: Out = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """How likely is each row? Nats, with their quality."""
+    from pofx.tasks.density import bits_per_dim
+    from pofx.tasks.density import density as ask
+
+    model = _load(run, add)
+    rows = _rows(model, data)
+    answer = ask(model, rows, draws=draws, rng=seed, route=route)
+    words = _words(answer, answer.value)
+    if model.space.mass:
+        words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
+    _column(out, "log_p", answer.value)
+    text = f"mean {words['mean']:.4f} {answer.unit} ({answer.quality.value}) over {words['rows']} rows"
+    _tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
+
+
+@app.command()
+def anomaly(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows to judge.")],
+    calibration: Annotated[
+        str | None, typer.Option(help="Rows that belong, unseen in training; they give p-values.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Flag rows with p at most this.")] = 0.05,
+    out: Out = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """What does not belong? Scores, and conformal p-values where calibrated."""
+    import numpy as np
+
+    from pofx.tasks.anomaly import anomaly as ask
+
+    model = _load(run, add)
+    known = None if calibration is None else _rows(model, calibration)
+    answer = ask(model, _rows(model, data), known, rng=seed, route=route)
+    words = _words(answer, answer.value)
+    p = answer.diagnostics.get("p")
+    words["strangest"] = np.argsort(-answer.value.numpy())[:10].tolist()
+    if p is not None:
+        words |= {"p": [float(v) for v in p], "flagged": int((np.asarray(p) <= level).sum())}
+    _column(out, "score", answer.value, p)
+    flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
+    _tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
+
+
+@app.command()
+def impute(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows with gaps.")],
+    out: Out = None,
+    draws: Annotated[int, typer.Option(help="Completions of every row.")] = 1,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """What is missing? Completed tables; observed cells stay as they are."""
+    from pofx.tasks.impute import impute as ask
+
+    model = _load(run, add)
+    rows = _frame(data)
+    answer = ask(model, rows, draws=draws, rng=seed, route=route)
+    written = []
+    for k, table in enumerate(answer.value):
+        target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
+        if target is not None:
+            _write(table, target, model)
+            written.append(str(target))
+    words = {
+        "rows": len(rows),
+        "draws": draws,
+        "quality": answer.quality.value,
+        "route": answer.route,
+        "files": written,
+    }
+    _tell(
+        json_,
+        words,
+        f"{draws} completion(s) by {answer.route}, {answer.quality.value}: {', '.join(written) or 'give --out'}",
+    )
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Argument(help="digits, or a file or folder.")],
+    families: Annotated[list[str] | None, typer.Argument(help="Families; none: all.")] = None,
+    add: Own = None,
+    out: Out = None,
+    budget: Budget = "60 cpu s",
+    given: Given = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at once; default the number of processors.")] = None,
+    samples: Annotated[int, typer.Option(help="Draws of each family that are judged.")] = 500,
+    draws: Annotated[int, typer.Option(help="Monte-Carlo draws of every bound.")] = 16,
+    baselines: Annotated[bool, typer.Option(help="Independent entries, a copy, uniform noise.")] = True,
+    resume: Annotated[bool, typer.Option(help="Keep what was measured; add what is new.")] = False,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Which family for which question? A leaderboard and a report."""
+    from pofx.reporting.leaderboard import Watch, table
+    from pofx.reporting.page import write_report
+    from pofx.tasks.compare import LEADERBOARD
+    from pofx.tasks.compare import compare as run
+
+    source = _opened(data, given, seed, test=300 if data == "digits" else None)
+    folder = out or Path("runs") / source.name
+    with Watch(enabled=not json_) as watch:
+        found = run(
+            source, families or None, add=add or (), budget=budget, seed=seed, folder=folder, jobs=jobs, draws=draws,
+            samples=samples, baselines=baselines, resume=resume, report=watch.show, names=_names(),
+        )  # fmt: skip
+        watch.say("writing the report")
+        page = write_report(found, add or ())
+    words = {"report": str(page), "leaderboard": str(folder / LEADERBOARD), "rows": list(found.rows)}
+    _tell(json_, words, table(found) + f"\n\nreport: {page}\nleaderboard: {folder / LEADERBOARD}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison.")], add: Own = None, json_: Json = False
+) -> None:
+    """Write the page of a comparison again."""
+    from pofx.reporting.page import write_report
+    from pofx.tasks.compare import read
+
+    page = write_report(read(run), add or ())
+    _tell(json_, {"report": str(page)}, f"report: {page}")
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(help="The folder of a fitted model, a family, or path.py:Class.")],
+    add: Own = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Does it keep its promises? The conformance suite."""
+    from pofx.check import check_family, check_model
+    from pofx.families import family
+
+    found = check_model(_load(Path(what), add), rng=seed) if Path(what).is_dir() else check_family(family(what))
+    _tell(json_, {"ok": found.ok, "report": found.explain()}, found.explain())
+    if not found.ok:
+        raise SystemExit(1)
+
+
+@app.command()
+def families(add: Own = None, json_: Json = False) -> None:
+    """Every family's card, and the taxonomy tree."""
+    from dataclasses import asdict
+
+    from pofx.reporting.coverage import cards, tree
+    from pofx.reporting.leaderboard import families_table
+
+    words = {name: asdict(card) for name, card in cards(add or ()).items()}
+    branches = {" > ".join(branch): names for branch, names in tree(add or ()).items()}
+    _tell(json_, {"families": words, "tree": branches}, families_table(add or ()))
+
+
+@app.command()
+def coverage(add: Own = None, json_: Json = False) -> None:
+    """Families x questions: the route of every cell, or why it is empty."""
+    from dataclasses import asdict
+
+    from pofx.reporting.coverage import coverage as cells
+    from pofx.reporting.leaderboard import coverage_table
+
+    _tell(json_, {"cells": [asdict(c) for c in cells(add or ())]}, coverage_table(add or ()))
+
+
+def _names() -> list[str]:
+    from pofx.families import FAMILIES
+
+    return list(FAMILIES)
+
+
+def _opened(data: str, given: list[str] | None, seed: int, test: int | None = None) -> Any:
+    from pofx.data import open_data
+
+    return open_data(data, given=given or None, seed=seed, test=test)
+
+
+def _notes(source: Any) -> None:
+    print(f"{source.name}: {len(source)} rows of shape {source.space.shape}", file=sys.stderr)
+    for note in source.notes[:40]:
+        print(f"  {note}", file=sys.stderr)
+
+
+def _free(folder: Path) -> Path:
+    free, k = folder, 2
+    while free.exists():
+        free, k = folder.with_name(f"{folder.name}-{k}"), k + 1
+    return free
+
+
+def _load(run: Path, add: list[str] | None) -> Any:
+    from pofx.families import family
+    from pofx.training.folder import load
+
+    return load(run, [family(a) for a in add or ()])
+
+
+def _rows(model: Any, data: str) -> Any:
+    """Rows in the model's own coordinates from a bundled name, a file or a folder."""
+    from pofx.data import find
+    from pofx.kinds import KINDS
+    from pofx.kinds.bundled import BUNDLED
+
+    if data in BUNDLED:
+        return BUNDLED[data]().x
+    if model.space.kind == "table":
+        return _frame(data)
+    return KINDS[model.space.kind].read(find(data)).x
+
+
+def _frame(data: str) -> Any:
+    from pofx.data import find
+    from pofx.kinds.table import load_frame
+
+    return load_frame(find(data))
+
+
+def _values(given: list[str] | None) -> dict[str, str] | None:
+    return _pairs(given) if given else None
+
+
+def _pairs(options: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"got {option!r}; expected name=value.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _words(answer: Any, values: Any) -> dict[str, Any]:
+    mean = float(values.mean())
+    words = {"rows": len(values), "mean": mean, "unit": answer.unit, "quality": answer.quality.value}
+    return words | {"route": answer.route, "values": [float(v) for v in values]}
+
+
+def _column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
+    if out is None:
+        return
+    import pandas as pd
+
+    frame = pd.DataFrame({name: values.numpy()} | ({} if p is None else {"p": p}))
+    frame.to_csv(out, index=False)
+
+
+def _deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
+    if out is not None:
+        _write(answer.value, out, model)
+    shape = list(answer.raw.shape)
+    words = {"shape": shape, "quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
+    if out is None and answer.raw.numel() <= 100_000:
+        words["x"] = answer.raw.tolist()
+    _tell(json_, words, f"wrote {shape[0]} draws to {out}" if out else str(answer.value))
+
+
+def _write(value: Any, out: Path, model: Any) -> None:
+    """Write rows as what the file's name asks for."""
+    import numpy as np
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    suffix = out.suffix.lower()
+    if suffix in (".csv", ".parquet") and hasattr(value, "to_csv"):
+        value.to_csv(out, index=False) if suffix == ".csv" else value.to_parquet(out)
+    elif suffix == ".npy":
+        np.save(out, np.asarray(value))
+    elif suffix == ".csv":
+        np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
+    elif suffix == ".png":
+        _picture(value, out, model)
+    else:
+        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png.")
+
+
+def _picture(value: Any, out: Path, model: Any) -> None:
+    from matplotlib.figure import Figure
+
+    from pofx.kinds import KINDS
+
+    figure = Figure(figsize=(6, 6), dpi=120)
+    axes = figure.add_subplot()
+    kind = KINDS[model.space.kind]
+    kind.draw(axes, kind.encode(value, model.space)[0], model.space)
+    figure.savefig(out, bbox_inches="tight")
+
+
+def _tell(json_: bool, words: dict[str, Any], text: str) -> None:
+    print(json.dumps(words, default=str) if json_ else text)
+
+
+if __name__ == "__main__":
+    main()

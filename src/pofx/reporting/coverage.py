@@ -1,0 +1,90 @@
+"""Coverage: which family answers which question, by which route; Murphy's table and the taxonomy tree. From the code.
+
+A cell is the first route whose hooks a small built model offers; an empty cell says which hooks its routes lack.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pofx.families import FAMILIES, family
+from pofx.kinds.base import Space, Variable, real
+from pofx.model import Card, Model
+from pofx.tasks import TASKS
+from pofx.tasks.base import Route, first_route
+from pofx.wrappers import adapted
+
+COLUMNS = ("density", "sampling", "training", "latents", "architecture")
+EXAMPLES: dict[str, Space] = {
+    "pictures": Space((4, 4, 1), (Variable("pixel", "ordinal", 4, mean=1.5, scale=1.0),), "grid", "image", "uint8"),
+    "tables": Space((2,), (Variable("a", "category", 3), Variable("b", resolution=0.1)), "vector", "table"),
+    "vectors": real(2),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One family and one question on one kind of data: the route and what it costs in truth, or why there is none."""
+
+    family: str
+    task: str
+    kind: str
+    route: str | None
+    words: str
+
+
+def routes_of(task: str) -> tuple[Route, ...]:
+    """The routes of a task, best first."""
+    return importlib.import_module(TASKS[task]).ROUTES
+
+
+def question_of(task: str) -> str:
+    """The question in words."""
+    return importlib.import_module(TASKS[task]).QUESTION
+
+
+def cards(names: Sequence[str] = ()) -> dict[str, Card]:
+    """The card of every family (and of further ones, by name or path.py:Class)."""
+    return {_short(name): family(name).card for name in (*FAMILIES, *names)}
+
+
+def coverage(names: Sequence[str] = ()) -> list[Cell]:
+    """All families x questions x example kinds."""
+    return [
+        _cell(_short(name), task, kind, offers)
+        for name in (*FAMILIES, *names)
+        for kind, offers in _offers(name).items()
+        for task in TASKS
+    ]
+
+
+def tree(names: Sequence[str] = ()) -> dict[tuple[str, ...], list[str]]:
+    """Branch of the taxonomy -> families: explicit (tractable, or approximate by variation or a chain), or implicit."""
+    branches: dict[tuple[str, ...], list[str]] = {}
+    for name, card in cards(names).items():
+        branches.setdefault(card.branch, []).append(name)
+    return dict(sorted(branches.items()))
+
+
+@lru_cache(maxsize=64)
+def _offers(name: str) -> dict[str, frozenset[str]]:
+    return {kind: _small(name, space).offers() for kind, space in EXAMPLES.items()}
+
+
+def _small(name: str, space: Space) -> Model:
+    return adapted(family(name)(), space).build(space)
+
+
+def _cell(name: str, task: str, kind: str, offers: frozenset[str]) -> Cell:
+    found = first_route(routes_of(task), offers)
+    if found is not None:
+        return Cell(name, task, kind, found.name, found.words)
+    lacks = "; ".join(f"{r.name} lacks {', '.join(sorted(r.needs - offers))}" for r in routes_of(task))
+    return Cell(name, task, kind, None, lacks)
+
+
+def _short(name: str) -> str:
+    return name.rsplit(":", 1)[-1].lower() if ".py:" in name else name
