@@ -107,8 +107,9 @@ def _form_of_objects(values: pd.Series, seen: pd.Series, kind: str | tuple[Any, 
         bad = next(t for t in types if not issubclass(t, (str, bool, int, float, np.generic)))
         raise ValueError(f"column {values.name!r} holds values of type {bad.__name__}; expected numbers or words.")
     marked = len(seen) + int(values.isna().sum()) < len(values)  # a "?" made text of a column of numbers
-    asked = kind in ("real", "integer", "bounded", "ordinal") or isinstance(kind, tuple)
-    return "number" if (marked or asked) and all(parse_number(v) is not None for v in seen) else "text"
+    if kind in ("real", "integer", "bounded") or isinstance(kind, tuple):
+        return "number"
+    return "number" if (marked or kind == "ordinal") and all(parse_number(v) is not None for v in seen) else "text"
 
 
 def _as_codes(column: Column, values: pd.Series, missing: Array, kind: str | tuple[Any, ...] | None) -> Inferred:

@@ -153,9 +153,7 @@ def _frame_of(
 ) -> tuple[pd.DataFrame, list[str]]:
     if isinstance(source, (str, Path)):
         frame, notes = read_frame(Path(source), names, header, separator, encoding)
-        frame = frame.convert_dtypes(convert_string=False, convert_boolean=False, convert_floating=False)
-        frame = frame.astype({k: t.numpy_dtype for k, t in frame.dtypes.items() if _plain_integer(frame[k], t)})
-        return _with_dates(frame, notes), notes
+        return _sharpened(frame), notes
     frame, notes = _to_frame(source), []
     if frame.shape[0] == 0 or frame.shape[1] == 0:
         raise ValueError(f"got a frame of shape {frame.shape}; expected at least one row and one column.")
@@ -165,21 +163,17 @@ def _frame_of(
     return frame, notes
 
 
-def _plain_integer(column: pd.Series, dtype: Any) -> bool:
-    import pandas as pd
-
-    return isinstance(dtype, pd.Int64Dtype) and not column.isna().any()
-
-
-def _with_dates(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+def _sharpened(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a text file cannot say: whole numbers with blanks are whole, and ISO dates are dates."""
     import pandas as pd
 
     for key in frame.columns:
-        words = frame[key].dropna()
-        if len(words) and all(isinstance(w, str) for w in words) and words.str.match(r"\d{4}-\d{2}-\d{2}").all():
-            dates = pd.to_datetime(frame[key], errors="coerce", format="ISO8601")
-            if dates.notna().sum() == len(words):
-                frame[key] = dates
+        column, seen = frame[key], frame[key].dropna()
+        if column.dtype == np.float64 and 0 < len(seen) < len(column) and bool((seen == seen.round()).all()):
+            frame[key] = column.astype("Int64") if seen.abs().max() < 2**53 else column
+        elif len(seen) and all(isinstance(w, str) for w in seen) and seen.str.match(r"\d{4}-\d{2}-\d{2}").all():
+            dates = pd.to_datetime(column, errors="coerce", format="ISO8601")
+            frame[key] = dates if dates.notna().sum() == len(seen) else column
     return frame
 
 
