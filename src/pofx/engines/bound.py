@@ -1,0 +1,132 @@
+"""The variational bound on log p(u) of a denoiser, in continuous time.
+
+    log p(u) >= E log N(u; u_0, s_0^2 I)  -  1/2 int d(1/s^2) E |u - D(u + s e, s)|^2  -  KL( N(u, S^2 I) | N(0, (S^2 + c^2) I) )
+
+with s from s_0 (smallest) to S (largest), u_0 = u + s_0 e and c the standard deviation of the data. In the variable
+v = log(1 + c^2 / s^2) the integral is 1/2 int dv |r|^2 where r = (u - D) sqrt(1/s^2 + 1/c^2) has unit variance for
+unpredictable noise: v uniform spreads the work evenly. The levels are stratified, and what |r|^2 would be without a
+network, whose mean is known, is subtracted with a weight learnt from the neighbouring levels (so that it stays unbiased).
+
+Offers `variational_bound`, `levels` and `log_volume`, for a bound and for the loss that trains it.
+
+References: VDM (Kingma 2021, arXiv:2107.00630); EDM (Karras 2022, arXiv:2206.00364).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..randomness import Rng
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound on log p (B,) in nats of the chart, in expectation, with its standard error (B,)."""
+
+    value: Tensor
+    stderr: Tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """The noise levels of a bound: from sigma_min to sigma_max, for data of standard deviation `data_std`."""
+
+    sigma_min: float
+    sigma_max: float
+    data_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"Range: got {self.sigma_min} .. {self.sigma_max}; expected 0 < sigma_min < sigma_max.")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """v at sigma_max and at sigma_min."""
+        low, high = (math.log1p((self.data_std / s) ** 2) for s in (self.sigma_max, self.sigma_min))
+        return low, high
+
+    @property
+    def width(self) -> float:
+        """The length of the range of v."""
+        return self.ends[1] - self.ends[0]
+
+    def sigma(self, position: Tensor) -> Tensor:
+        """The noise level at a position in [0, 1], even in v: 0 is sigma_max, 1 is sigma_min."""
+        low, high = self.ends
+        return self.data_std / torch.expm1(low + (high - low) * position.double()).sqrt()
+
+    def constant(self, u: Tensor) -> Tensor:
+        """The first and the last term of the bound, which no network enters, (B,)."""
+        d, total = u[0].numel(), self.sigma_max**2 + self.data_std**2
+        first = -0.5 * d * (math.log(2 * math.pi * self.sigma_min**2) + 1)
+        ratio = self.sigma_max**2 / total
+        square = u.flatten(1).double().square().sum(1)
+        return first - 0.5 * (d * (ratio - 1 - math.log(ratio)) + square / total)
+
+
+def variational_bound(
+    denoise: Denoiser,
+    u: Tensor,
+    rng: Rng | torch.Generator | int | None = None,
+    *,
+    draws: int = 32,
+    sigma_min: float = 1e-3,
+    sigma_max: float = 80.0,
+    data_std: float = 1.0,
+) -> Bound:
+    """A lower bound on log p(u) for u (B, *event) by asking the denoiser at `draws` noise levels a row.
+
+    Args:
+        denoise: (u_t (B, *event), alpha (B,), sigma (B,)) -> E[u | u_t].
+        u: points in the chart.
+        rng: of noise and levels.
+        draws: noise levels for each row, at least 2, one from each of as many strata.
+        sigma_min, sigma_max: the range of noise; the bound is the tighter the wider it is.
+        data_std: standard deviation of the data.
+
+    Raises ValueError for fewer than 2 draws.
+    """
+    if draws < 2:
+        raise ValueError(f"draws: got {draws}, expected at least 2 noise levels.")
+    rng = rng if isinstance(rng, Rng) else Rng(rng, u.device)
+    span = Range(sigma_min, sigma_max, data_std)
+    pairs = [_residuals(denoise, u, span, k, draws, rng) for k in range(draws)]
+    terms = _reduced(*(torch.stack(part) for part in zip(*pairs, strict=True)))
+    half = 0.5 * span.width
+    # differences of neighbours: the spread within the strata, not the trend across them
+    spread = (terms[1:] - terms[:-1]).square().sum(0) / (2 * (draws - 1))
+    return Bound(span.constant(u) - half * terms.mean(0), half * (spread / draws).sqrt())
+
+
+def _residuals(
+    denoise: Denoiser, u: Tensor, span: Range, k: int, draws: int, rng: Rng
+) -> tuple[Tensor, Tensor, Tensor]:
+    """r^2, r^2 without a network, and the mean of the latter, each (B, D), at one level of stratum k for each row."""
+    sigma = span.sigma((k + rng.uniform((len(u),), torch.float64)) / draws)
+    noise = rng.normal(tuple(u.shape), u.dtype)
+    u_t = u + sigma.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) * noise
+    d = denoise(u_t, torch.ones_like(sigma, dtype=u.dtype), sigma.to(u.dtype))
+    s, flat, e = sigma[:, None], u.flatten(1).double(), noise.flatten(1).double()
+    c2 = span.data_std**2
+    r = (flat - d.flatten(1).double()) * (1 / s**2 + 1 / c2).sqrt()
+    alone = (s * flat / span.data_std - span.data_std * e).square() / (s**2 + c2)
+    return r.square(), alone, ((s * flat / span.data_std) ** 2 + c2) / (s**2 + c2)
+
+
+def _reduced(r2: Tensor, alone: Tensor, mean: Tensor) -> Tensor:
+    """|r|^2 of each level (draws, B) with less noise; the weight of a level comes from the levels beside it only."""
+    weight = (_beside(r2) / _beside(alone).clamp_min(1e-12)).clamp_max(1)
+    return (r2 - weight * (alone - mean)).sum(-1)
+
+
+def _beside(a: Tensor) -> Tensor:
+    """The sum of the neighbours along the first axis, without the entry itself."""
+    zero = torch.zeros_like(a[:1])
+    return torch.cat([zero, a[:-1]]) + torch.cat([a[1:], zero])
