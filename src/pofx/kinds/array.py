@@ -36,7 +36,8 @@ class Array(Kind):
             raise ValueError(f"types is {types!r}; an array takes types='real' or nothing (a DataFrame takes more).")
         x = _matrix(_load(source))
         observed = torch.isfinite(x)
-        variables, notes = [], []
+        variables: list[Variable] = []
+        notes: list[str] = []
         for j in range(x.shape[1]):
             variables.append(_variable(f"x{j}", x[:, j][observed[:, j]], types, notes))
         codes = x.clone()

@@ -212,8 +212,8 @@ class Kind(ABC):
         """Whether this kind understands a source (a path, an array, a frame)."""
 
     @abstractmethod
-    def read(self, source: Any, **options: Any) -> Raw:
-        """Rows and their Space from a source."""
+    def read(self, *source: Any, **options: Any) -> Raw:
+        """Rows and their Space: `read(source, given=(), ...)`, with the options of the kind named one by one."""
 
     @abstractmethod
     def encode(self, rows: Any, space: Space) -> tuple[Tensor, Tensor]:

@@ -196,7 +196,9 @@ def _as_given(frame: pd.DataFrame, rows: Any) -> Any:
     import pandas as pd
 
     if isinstance(rows, pd.Series):
-        return frame.iloc[0].rename(rows.name)
+        row = frame.iloc[0]
+        row.name = rows.name
+        return row
     if isinstance(rows, (list, tuple)):
         return frame.to_dict("records")
     if isinstance(rows, Mapping):
