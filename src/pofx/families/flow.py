@@ -1,0 +1,188 @@
+"""Flow: an invertible network carries the data to a normal distribution, and back in one pass.
+
+    log p(u | c) = log N(f(u; c); 0, I) + log |det df/du|          u = f^-1(z; c),  z ~ N(0, I)
+
+f is a chain of coupling layers with rational-quadratic splines (or affine maps), each between linear mixings of the
+channels. A vector gets residual MLPs; a picture couplings in checkerboards, then squeezes, couplings of channels and
+splits (several scales), or MLPs over its pixels where it is small. One variable alone gets a spline that only c moves.
+
+Offers sample, log_prob (exact), encode (z as a narrow normal) and score. No decode: x given z is a point, under which
+a step of Gibbs sampling would never move. Fitted by maximum likelihood.
+References: RealNVP (Dinh 2016, arXiv:1605.08803); Glow (Kingma 2018, arXiv:1807.03039); neural spline flows (Durkan
+2019, arXiv:1906.04032).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pofx.model import Batch, Card, Given, Model, Player, Quality, Space, Unsupported, Value
+from pofx.nn.bijections import ActNorm, Bijection, Chain, Coupling, Mixing, Multiscale, Squeeze
+from pofx.nn.conditioner import Conditioner, drop
+from pofx.randomness import Rng
+
+LOG_2PI = math.log(2 * math.pi)
+SMALL = 400  # entries up to which a picture's pixels fit into an MLP
+
+
+class Flow(Model):
+    """Normalising flow of coupling layers.
+
+    Args:
+        transform: "spline" or "affine".
+        mixing: between couplings: "linear" (trained, P L U) or "permutation" (fixed).
+        body: of the couplings: "mlp", "conv" (pictures only), or None to choose by size.
+        layers: couplings (at each scale of a picture); None chooses by the space.
+        width, depth: of the body, in features and residual blocks.
+        bins: of each spline, on [-bound, bound].
+        dropout: in the bodies; None chooses by the space.
+        lr, weight_decay: of the optimiser.
+    """
+
+    card = Card(
+        density="exact, fast",
+        sampling="fast",
+        training="maximum likelihood",
+        latents="R^D",
+        architecture="invertible",
+        branch=("explicit", "tractable", "flow"),
+        incomplete="refuses",
+        summary="an invertible network between the data and a normal distribution",
+        reference="Durkan et al. 2019, arXiv:1906.04032",
+        euclidean=True,
+    )
+
+    def __init__(
+        self,
+        *,
+        transform: str = "spline",
+        mixing: str = "linear",
+        body: str | None = None,
+        layers: int | None = None,
+        width: int | None = None,
+        depth: int = 2,
+        bins: int = 8,
+        bound: float = 4.0,
+        dropout: float | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        _check(transform=(transform, ("spline", "affine")), mixing=(mixing, ("linear", "permutation")))
+        _check(body=(body, (None, "mlp", "conv")))
+        self.transform, self.mixing, self.body, self.layers = transform, mixing, body, layers
+        self.width, self.depth, self.bins, self.bound = width, depth, bins, bound
+        self.dropout, self.lr, self.weight_decay = dropout, lr, weight_decay
+
+    def _build(self) -> None:
+        shape = self.space.shape
+        picture = len(shape) == 3
+        if self.body == "conv" and not picture:
+            raise ValueError(f"flow: body='conv' wants pictures (C, H, W), got x of shape {shape}; use body='mlp'.")
+        convolve = self.body == "conv" or (self.body is None and self.space.size > SMALL)
+        self.pictures = picture and convolve and self.space.size > 1
+        self._wide = self.width or ((32 if self.pictures else 128) if self.space.size > 2 else 64)
+        self.c_dim = 64 if self.given else 0
+        self.conditioner = Conditioner(_specs(self.given), self.c_dim) if self.given else None
+        self.bijection = self._scales(shape) if self.pictures else self._vector(shape)
+
+    def _coupling(self, keep: Tensor) -> Coupling:
+        bins = self.bins if self.transform == "spline" else 0
+        dropout = (0.2 if len(self.space.shape) == 3 else 0.0) if self.dropout is None else self.dropout
+        return Coupling(keep, self._wide, self.depth, bins, self.bound, self.c_dim, dropout)
+
+    def _vector(self, shape: tuple[int, ...]) -> Bijection:
+        """Couplings of complementary halves; a picture's halves are the two colours of a checkerboard."""
+        d = math.prod(shape)
+        black = _checkerboard(shape).flatten() if len(shape) == 3 else torch.arange(d) % 2 == 0
+        chain: list[Bijection] = [self._coupling(torch.zeros(d, dtype=torch.bool))]
+        for i in range((self.layers or (6 if d > 2 else 8)) if d > 1 else 0):
+            if i and i % 2 == 0 and d > 2:
+                chain.append(Mixing(d, self.mixing == "linear"))
+            chain += [self._coupling(black if i % 2 == 0 else ~black), ActNorm(d)]
+        return Chain([*chain, ActNorm(d)] if d == 1 else chain)
+
+    def _scales(self, shape: tuple[int, int, int]) -> Bijection:
+        C, H, W = shape
+        chain, levels, shapes = [], [], []
+        keep = _checkerboard(shape)
+        for i in range(self.layers or 4):
+            mixing = [Mixing(C, self.mixing == "linear")] if C > 1 and i and i % 2 == 0 else []
+            chain += [*mixing, self._coupling(keep if i % 2 == 0 else ~keep), ActNorm(C)]
+        while True:
+            a, b = (2 if n % 2 == 0 and max(H, W) > 4 else 1 for n in (H, W))
+            if a * b == 1:
+                levels, shapes = ([*levels, Chain(chain)], [*shapes, (C, H, W)]) if chain else (levels, shapes)
+                return Multiscale(levels, shapes)
+            C, H, W = C * a * b, H // a, W // b
+            chain += [Squeeze(a, b), *self._channels(C, H, W)]
+            if C > 1 and max(H, W) > 4 and (H % 2 == 0 or W % 2 == 0):
+                levels, shapes, chain = [*levels, Chain(chain)], [*shapes, (C, H, W)], []
+                C = C - C // 2
+
+    def _channels(self, C: int, H: int, W: int) -> list[Bijection]:
+        keep, chain = (torch.arange(C) < C // 2)[:, None, None].expand(C, H, W), []
+        for i in range(self.layers or 4):
+            chain += [Mixing(C, self.mixing == "linear"), self._coupling(keep if i % 2 == 0 else ~keep), ActNorm(C)]
+        return chain
+
+    def _players(self) -> list[Player]:
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [Player("flow", params, self._loss, lr=self.lr, weight_decay=self.weight_decay)]
+
+    def _loss(self, batch: Batch, rng: Rng) -> Tensor:
+        if batch.observed is not None and not bool(batch.observed.all()):
+            raise Unsupported("flow: rows with missing entries cannot be trained on; drop or complete them first.")
+        keep = drop(self.given, len(batch), rng) if self.given else None
+        return -self._log_density(batch.x, self._condition_on(batch.given, len(batch), keep)).mean()
+
+    def _condition_on(self, given: Given, rows: int, keep: dict[str, Tensor] | None = None) -> Tensor | None:
+        return None if self.conditioner is None else self.conditioner(_float(given), rows, keep)
+
+    def _enter(self, u: Tensor) -> Tensor:
+        u = u.to(next(self.parameters()).dtype)
+        return u if self.pictures else u.flatten(1)
+
+    def _log_density(self, u: Tensor, c: Tensor | None) -> Tensor:
+        z, log_det = self.bijection(self._enter(u), c)
+        return log_det - 0.5 * (z.square().sum(1) + self.space.size * LOG_2PI)
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        z = rng.normal((count, self.space.size)).to(next(self.parameters()).dtype)
+        u = self.bijection.inverse(z, self._condition_on(given, count))
+        return u.reshape(count, *self.space.shape).to(self.space.torch_dtype)
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        if observed is not None:
+            raise Unsupported("flow: the density of some entries alone is not known; mixture and gaussian have it.")
+        return Value(self._log_density(x, self._condition_on(given, len(x))), Quality.EXACT)
+
+    def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
+        z, _ = self.bijection(self._enter(x), self._condition_on(given, len(x)))
+        return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+
+def _checkerboard(shape: tuple[int, ...]) -> Tensor:
+    """Half of the entries of a picture: neighbours in a channel, and the same pixel in the next channel, differ."""
+    C, H, W = (torch.arange(n) for n in shape)
+    return (C[:, None, None] + H[:, None] + W) % 2 == 0
+
+
+def _specs(given: dict[str, Space]) -> dict[str, tuple[str, int]]:
+    return {
+        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
+        for k, s in given.items()
+    }
+
+
+def _float(given: Given) -> dict[str, Tensor]:
+    return {k: v if not v.is_floating_point() else v.float() for k, v in given.items()}
+
+
+def _check(**options: tuple[str | None, tuple[str | None, ...]]) -> None:
+    for name, (got, expected) in options.items():
+        if got not in expected:
+            raise ValueError(f"flow: {name} is {got!r}; expected one of {expected}.")
