@@ -1,0 +1,352 @@
+"""Mixture: K components, exact answers to everything.
+
+    p(x, c) = sum_k pi_k  p_k(x) p_k(c)             p(x | c) = p(x, c) / p(c)
+    p_k(x)  = product over columns of:  a table (category, binary, short ordinal),
+              the mass of a bin under a normal (long ordinal, real at a resolution),  a normal density (resolution 0)
+
+The densities of a component may have a full covariance. The givens are columns of the joint mixture: for one category
+that is a set of weights pi_k|c over shared components, and a given that is absent is summed out.
+Offers sample, log_prob (of observed entries too), condition, and denoise and score for densities, all in closed form.
+With covariance="full", columns at a resolution are dequantised: log p is then a lower bound (Theis et al. 2016).
+Fitted by EM in float64, exact with missing entries; the number of components by validation likelihood.
+References: Murphy 2012, chapter 11; Fraley and Raftery 2007 (the prior); Theis et al. 2016 (arXiv:1511.01844).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.data import Batch, Data
+from pofx.engines.bins import Columns
+from pofx.engines.components import Binned, Block, Normal, Table
+from pofx.engines.em import Mixed, best_start, em
+from pofx.kinds.base import Space, Variable
+from pofx.kinds.relax import Chart
+from pofx.model import Card, Conditional, Given, Model, Quality, Value
+from pofx.randomness import Rng
+
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+FORMS = ("table", "binned", "normal")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some entries of (x, c) that one block describes."""
+
+    form: str
+    entries: list[int]
+    columns: Columns | None = None
+
+
+class Mixture(Model):
+    """A mixture of products, of normals with full covariances where x is a density.
+
+    Args:
+        components: K, or "auto" for the best of a ladder by validation likelihood.
+        covariance: "diagonal", "full", or "auto": full where every entry is a density (and there are at most 100).
+        smoothing: pseudo-observations of the marginal that each component has seen before its rows.
+        blur: how far tables of ordinals are smoothed over neighbouring levels, as a share of the levels.
+        longest: an ordinal with at most this many levels is a table, a longer one a normal seen through bins.
+        restarts: short runs of EM from different clusters, of which the best goes on.
+        iterations: of EM at most; it stops when an iteration gains less than `tolerance` nats a row.
+        seconds: after this much CPU time the ladder takes no further step.
+    """
+
+    card = Card(
+        density="exact, fast",
+        sampling="fast",
+        training="EM, closed form",
+        latents="a category",
+        architecture="mixture",
+        branch=("explicit", "tractable"),
+        incomplete="exact: EM over the observed entries",
+        summary="a mixture of products or of normals: every marginal and conditional in closed form",
+        reference="Dempster, Laird and Rubin 1977; Murphy 2012, chapter 11",
+        tier="proven",
+    )
+
+    def __init__(
+        self,
+        *,
+        components: int | str = "auto",
+        covariance: str = "auto",
+        smoothing: float = 2.0,
+        blur: float = 0.125,
+        longest: int = 32,
+        restarts: int = 2,
+        iterations: int = 200,
+        tolerance: float = 1e-3,
+        seconds: float = 60.0,
+    ) -> None:
+        super().__init__()
+        if covariance not in ("auto", "full", "diagonal"):
+            raise ValueError(f"mixture: covariance is {covariance!r}; expected 'auto', 'full' or 'diagonal'.")
+        if components != "auto" and not (isinstance(components, int) and components >= 1):
+            raise ValueError(f"mixture: components is {components!r}; expected 'auto' or a whole number >= 1.")
+        self.components, self.covariance, self.smoothing = components, covariance, smoothing
+        self.blur, self.longest = blur, longest
+        self.restarts, self.iterations, self.tolerance, self.seconds = restarts, iterations, tolerance, seconds
+
+    def _build(self) -> None:
+        variables = [self.space.variable(i) for i in range(self.space.size)]
+        for space in self.given.values():
+            variables += [space.variable(i) for i in range(space.size)]
+        self.densities = all(v.density for v in variables[: self.space.size])
+        auto = self.densities and self.space.size <= 100
+        self.full = self.covariance == "full" or (self.covariance == "auto" and auto)
+        self.parts = self._parts(variables)
+        self.blocks = torch.nn.ModuleList([self._block(part) for part in self.parts])
+        self.register_buffer("log_pi", torch.zeros(1, dtype=torch.float64))
+
+    def _parts(self, variables: list[Variable]) -> list[Part]:
+        forms: dict[str, list[int]] = {form: [] for form in FORMS}
+        for i, v in enumerate(variables):
+            forms[self._form(v, i < self.space.size)].append(i)
+        numbers = Chart(Space((len(variables),), tuple(variables)))
+        columns = Columns(numbers.step, numbers.mean, numbers.scale, numbers.low, numbers.high, numbers.bounded)
+        place = {entry: k for k, entry in enumerate(numbers.smooth)}
+        taken = {f: None if f == "table" else columns.take([place[i] for i in e]) for f, e in forms.items() if e}
+        self.levels = [variables[i].levels for i in forms["table"]]
+        return [Part(form, forms[form], taken[form]) for form in taken]
+
+    def _form(self, v: Variable, of_x: bool) -> str:
+        if v.support in ("category", "binary") or (v.discrete and v.levels <= self.longest):
+            return "table"
+        return "normal" if v.density or (of_x and self.full) else "binned"
+
+    def _block(self, part: Part) -> Block:
+        if part.form == "table":
+            ordered = [self._variable(i).support == "ordinal" for i in part.entries]
+            blur = [self.blur * n if o and n > 4 else 0.0 for n, o in zip(self.levels, ordered, strict=True)]
+            return Table(self.levels, self.smoothing, blur)
+        if part.form == "binned":
+            return Binned(len(part.entries), self.smoothing)
+        return Normal(len(part.entries), self.full, self.smoothing)
+
+    def offers(self) -> frozenset[str]:
+        shared = any(i >= self.space.size for p in self.parts if p.form == "normal" for i in p.entries)
+        chart = {"denoise", "score"} if self.densities and not shared else set()
+        return frozenset({"sample", "log_prob", "condition"} | chart)
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether some column is dequantised, so that log p is a bound."""
+        return any(p.form == "normal" and bool((p.columns.step > 0).any()) for p in self.parts)  # type: ignore[union-attr]
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if prefix + "log_pi" in state:  # the number of components is only known from the file
+            self.log_pi = torch.empty_like(state[prefix + "log_pi"])
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    # fitting
+    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+        train, valid = self._held_out(data, rng)
+        x, mask = self._whole(train.x, train.given, train.observed)
+        rows, features = self._rows(x, mask, rng, train=True), self._features(x, mask)
+        ladder = [k for k in LADDER if k <= len(x)] if self.components == "auto" else [int(self.components)]
+        best, lowest, since, step, started = None, math.inf, 0, 0, time.process_time()
+        for components in ladder:
+            step += self._fit_components(components, rows, features, rng)
+            loss, held = (self._loss(part, rng) if part is not None else math.nan for part in (train, valid))
+            report({"step": step, "components": components, "loss": loss, "valid": held})
+            score, since = (loss if valid is None else held), since + 1
+            if best is None or score < lowest:
+                best, lowest, since = (self.log_pi, copy.deepcopy(self.blocks)), score, 0
+            if since == 2 or time.process_time() - started > self.seconds:
+                break
+        assert best is not None
+        self.log_pi, self.blocks = best
+
+    def _fit_components(self, components: int, rows: list[Any], features: Tensor, rng: Rng) -> int:
+        mixture = Mixed(list(self.blocks), self.log_pi)
+        best_start(mixture, rows, features, components, self.restarts if components > 1 else 1, rng)
+        trace = em(mixture, rows, self.iterations, self.tolerance)
+        self.log_pi = mixture.log_pi
+        return len(trace)
+
+    def _held_out(self, data: Data, rng: Rng) -> tuple[Batch, Batch | None]:
+        train = data.part("train")
+        if self.components != "auto" or len(data.split.get("valid", ())):
+            return train, data.part("valid") if len(data.split.get("valid", ())) else None
+        order, count = rng.permutation(len(train)), max(1, len(train) // 10)
+        return train.take(order[count:]), train.take(order[:count])
+
+    def _loss(self, part: Batch, rng: Rng) -> float:
+        return -float(self._log_prob(part.x, part.given, part.observed, 1, rng).value.mean())
+
+    # rows: (x, c) as one float64 matrix with a mask, and as what the blocks want
+    def _whole(self, x: Tensor, given: Given, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        flat = x.reshape(len(x), self.space.size).double()
+        mask = torch.ones_like(flat, dtype=torch.bool) if observed is None else observed.reshape(flat.shape)
+        for name, space in self.given.items():
+            has = name in given
+            c = given[name].reshape(len(x), -1).double() if has else flat.new_zeros(len(x), space.size)
+            flat = torch.cat([flat, c], 1)
+            mask = torch.cat([mask, torch.full_like(c, has, dtype=torch.bool)], 1)
+        return flat, None if bool(mask.all()) else mask
+
+    def _rows(self, x: Tensor, mask: Tensor | None, rng: Rng, train: bool = False) -> list[Any]:
+        rows = []
+        for part, block in zip(self.parts, self.blocks, strict=True):
+            own, seen = x[:, part.entries], None if mask is None else mask[:, part.entries]
+            seen = None if seen is None or bool(seen.all()) else seen
+            rows.append(block.prepare(self._coordinates(part, own, rng), seen, train))  # type: ignore[operator]
+        return rows
+
+    def _coordinates(self, part: Part, x: Tensor, rng: Rng) -> Any:
+        if part.columns is None:
+            return x
+        columns = part.columns.to(x.device)
+        if part.form == "binned":
+            return columns.edges(x)
+        if self.relaxed:
+            x = x + columns.step * (rng.uniform(tuple(x.shape), torch.float64) - 0.5)
+        return columns.coordinates(x)
+
+    def _features(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What k-means sees: numbers standardised, categories as indicators of unit length, gaps at the mean."""
+        seen = torch.ones_like(x) if mask is None else mask.double()
+        mean = (x * seen).sum(0) / seen.sum(0).clamp_min(1)
+        centred = (x - mean) * seen
+        features = centred / (centred.square().mean(0).sqrt() + 1e-3)
+        table = next((p for p in self.parts if p.form == "table"), None)
+        if table is None:
+            return features
+        parts = [features]
+        for entry, levels in zip(table.entries, self.levels, strict=True):
+            if levels > 2 and self._variable(entry).support == "category":
+                features[:, entry] = 0
+                code = x[:, entry].long().clamp(0, levels - 1)
+                parts.append(torch.nn.functional.one_hot(code, levels).double() * seen[:, entry : entry + 1])
+        return torch.cat(parts, 1)
+
+    def _variable(self, entry: int) -> Variable:
+        for space in (self.space, *self.given.values()):
+            if entry < space.size:
+                return space.variable(entry)
+            entry -= space.size
+        raise AssertionError("an entry outside x and its givens")
+
+    # hooks
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        nothing = torch.zeros(count, *self.space.shape, device=self.device)
+        x, mask = self._whole(nothing, given, torch.zeros_like(nothing, dtype=torch.bool))
+        pick = rng.categorical(self._log_given(given, count, rng))
+        return self._event(self._draw(pick, x, mask, rng))
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        whole, mask = self._whole(x, given, observed)
+        count = draws if self.relaxed else 1
+        terms = torch.stack([self._log_part(whole, mask, rng) for _ in range(count)])
+        log_p = torch.logsumexp(terms, 0) - math.log(count)
+        if given:
+            log_p = log_p - self._log_part(whole, self._given_only(whole, given), rng)
+        return Value(log_p, Quality.LOWER if self.relaxed else Quality.EXACT)
+
+    def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
+        whole, mask = self._whole(x, given, observed)
+        rows = len(x)
+
+        def sample(n: int, rng: Rng) -> Tensor:
+            logits = self._log_joint(self._rows(whole, mask, rng))
+            pick = rng.categorical(logits.expand(n, -1, -1).reshape(n * rows, -1))
+            gaps = None if mask is None else mask.repeat(n, 1)
+            draw = self._event(self._draw(pick, whole.repeat(n, 1), gaps, rng)).reshape(n, *x.shape)
+            return torch.where(observed, x, draw.to(x.dtype))
+
+        def log_prob(full: Tensor) -> Value:
+            rng = Rng(0)  # only a dequantised column draws: the same noise every time, for a smooth comparison
+            joint = self._log_prob(full, given, None, 32, rng)
+            known = self._log_prob(x, given, observed, 32, rng)
+            return joint.shifted(-known.value, -known.quality)
+
+        return Conditional(sample, log_prob, Quality.ESTIMATE if self.relaxed else Quality.EXACT)
+
+    def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
+        flat = self._from_chart(u_t)
+        a, s = (v.double().reshape(-1, 1).expand(len(flat), 1) for v in (alpha_t, sigma_t))
+        log_p, mean = self.normal.denoise(flat, a, s)
+        r = (log_p + self._log_given(given, len(flat), Rng(0))).softmax(1)
+        return self._to_chart((r.unsqueeze(2) * mean).sum(1), u_t)
+
+    def _score(self, u: Tensor, given: Given) -> Tensor:
+        flat = self._from_chart(u)
+        log_p = self.normal.log_prob(self.normal.prepare(flat, None))
+        r = (log_p + self._log_given(given, len(flat), Rng(0))).softmax(1)
+        return self._to_chart((r.unsqueeze(2) * self.normal.pull(flat)).sum(1), u)
+
+    # what the hooks share
+    @property
+    def normal(self) -> Normal:
+        """The block of densities."""
+        return next(b for b in self.blocks if isinstance(b, Normal))
+
+    def _log_joint(self, rows: list[Any]) -> Tensor:
+        return Mixed(list(self.blocks), self.log_pi).log_joint(rows)  # type: ignore[arg-type]
+
+    def _log_given(self, given: Given, count: int, rng: Rng) -> Tensor:
+        """log pi_k|c, `(count, K)`."""
+        if not given:
+            return self.log_pi.expand(count, -1)
+        nothing = torch.zeros(count, *self.space.shape, device=self.device)
+        whole, _ = self._whole(nothing, given, None)
+        rows = self._rows(whole, self._given_only(whole, given), rng)
+        return self._log_joint(rows).log_softmax(1)
+
+    def _given_only(self, whole: Tensor, given: Given) -> Tensor:
+        x = whole.new_zeros(len(whole), self.space.size, dtype=torch.bool)
+        has = [whole.new_full((len(whole), s.size), k in given, dtype=torch.bool) for k, s in self.given.items()]
+        return torch.cat([x, *has], 1)
+
+    def _log_part(self, x: Tensor, mask: Tensor | None, rng: Rng) -> Tensor:
+        """log p of the observed columns in the data's units, `(B,)`."""
+        rows = self._rows(x, mask, rng)
+        total = torch.logsumexp(self._log_joint(rows), 1)
+        for part, prepared in zip(self.parts, rows, strict=True):
+            seen = None if mask is None else mask[:, part.entries]
+            own = x[:, part.entries]
+            if part.form == "normal" and part.columns is not None:
+                columns = part.columns.to(x.device)
+                step = torch.where(columns.step > 0, columns.step, torch.ones_like(columns.step))
+                slope = columns.log_slope(prepared[0]) + step.log()  # of the very u that was drawn
+                total = total + (slope if seen is None else slope * seen).sum(1)
+            outside = ~self._inside(part, own) if seen is None else ~self._inside(part, own) & seen
+            total = total.masked_fill(outside.any(1), -torch.inf)
+        return total
+
+    def _inside(self, part: Part, x: Tensor) -> Tensor:
+        if part.columns is not None:
+            return part.columns.to(x.device).inside(x)
+        return (x >= 0) & (x < torch.tensor(self.levels, device=x.device)) & (x == x.round())
+
+    def _draw(self, pick: Tensor, x: Tensor, mask: Tensor | None, rng: Rng) -> Tensor:
+        """Rows `(n, D + C)` from the components `pick`, observed entries as they are."""
+        out = x.clone()
+        rows = self._rows(x, mask, rng)
+        for part, block, prepared in zip(self.parts, self.blocks, rows, strict=True):
+            seen = None if mask is None else mask[:, part.entries]
+            known = (prepared[0], seen) if isinstance(block, Normal) and seen is not None else ()
+            draw = block.sample(pick, rng, *known)  # type: ignore[operator]
+            draw = draw if part.columns is None else part.columns.to(x.device).restore(draw)
+            out[:, part.entries] = draw if seen is None else torch.where(seen, x[:, part.entries], draw)
+        return out
+
+    def _event(self, whole: Tensor) -> Tensor:
+        return whole[:, : self.space.size].reshape(-1, *self.space.shape).to(self.space.torch_dtype)
+
+    def _from_chart(self, u: Tensor) -> Tensor:
+        turned = not self.space.standard and self.chart.channels_first
+        return (u.permute(0, 2, 3, 1) if turned else u).flatten(1).double()
+
+    def _to_chart(self, flat: Tensor, like: Tensor) -> Tensor:
+        if not self.space.standard and self.chart.channels_first:
+            flat = flat.reshape(-1, *self.space.shape).permute(0, 3, 1, 2)
+        return flat.reshape(like.shape).to(like.dtype)
