@@ -20,7 +20,7 @@ class MyFamily(Model):
         summary="every entry depends on one other", reference="Chow and Liu 1968", tier="experimental",
     )  # fmt: skip
 
-    def __init__(self, *, smoothing: float = 0.1) -> None:
+    def __init__(self, *, smoothing: float = 5.0) -> None:
         super().__init__()
         self.smoothing = smoothing
 

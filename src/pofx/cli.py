@@ -2,18 +2,19 @@
 
     pofx fit digits flow --out runs/flow       pofx sample runs/flow       pofx compare digits
 
-Every command has --json (one JSON object on standard output, nothing else) and --seed. Nothing heavy is imported before a
-command runs, so that `pofx --help` answers at once.
+Every command has --json (one JSON object on standard output, nothing else) and --seed. Nothing heavy is imported before
+a command runs, so that `pofx --help` answers at once.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from pofx import cli_io as io
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="pofx: learn p(x), then ask it.", rich_markup_mode=None
@@ -45,10 +46,8 @@ def main() -> None:
 
 
 def _foreseen(error: Exception) -> bool:
-    from click.exceptions import ClickException
-
     known = (ValueError, OSError, NotImplementedError)
-    return isinstance(error, (*known, ClickException)) or type(error).__name__ == "Diverged"
+    return isinstance(error, known) or hasattr(error, "format_message") or type(error).__name__ == "Diverged"
 
 
 def _message(error: Exception) -> str:
@@ -73,19 +72,19 @@ def fit(
     """Learn p(x) from data."""
     import pofx
 
-    source = _opened(data, given, seed)
+    source = io.opened(data, given, seed)
     if not json_:
-        _notes(source)
-    folder = out or _free(Path("runs") / f"{source.name}-{family or 'picked'}".replace("/", "_").replace(":", "_"))
+        io.notes(source)
+    folder = out or io.free(Path("runs") / f"{source.name}-{family or 'picked'}".replace("/", "_").replace(":", "_"))
     count = int(threads) if threads.isdigit() else threads
     model = pofx.fit(
         source, family, budget=budget, seed=seed, folder=folder, resume=resume, threads=count,
-        progress=not json_, hyper_parameters=_pairs(option) if family else None,
+        progress=not json_, hyper_parameters=io.pairs(option) if family else None,
     )  # fmt: skip
     last = model.history[-1] if model.history else {}
     words = {"folder": str(folder), "family": model.name, "loss": last.get("loss"), "valid": last.get("valid")}
     words |= {"parameters": model.record["parameters"], "seconds": model.record["seconds"]["wall"]}
-    _tell(json_, words, f"{model.name} fitted in {words['seconds']} s and saved in {folder}")
+    io.tell(json_, words, f"{model.name} fitted in {words['seconds']} s and saved in {folder}")
 
 
 @app.command()
@@ -101,9 +100,9 @@ def sample(
     """Draw new x; --out takes .csv, .parquet, .npy or .png."""
     from pofx.tasks.sample import sample as ask
 
-    model = _load(run, add)
-    answer = ask(model, n, _values(given), rng=seed)
-    _deliver(model, answer, out, json_)
+    model = io.load(run, add)
+    answer = ask(model, n, io.values(given), rng=seed)
+    io.deliver(model, answer, out, json_)
 
 
 @app.command()
@@ -121,15 +120,15 @@ def density(
     from pofx.tasks.density import bits_per_dim
     from pofx.tasks.density import density as ask
 
-    model = _load(run, add)
-    rows = _rows(model, data)
+    model = io.load(run, add)
+    rows = io.rows(model, data)
     answer = ask(model, rows, draws=draws, rng=seed, route=route)
-    words = _words(answer, answer.value)
+    words = io.words(answer, answer.value)
     if model.space.mass:
         words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
-    _column(out, "log_p", answer.value)
+    io.column(out, "log_p", answer.value)
     text = f"mean {words['mean']:.4f} {answer.unit} ({answer.quality.value}) over {words['rows']} rows"
-    _tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
+    io.tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
 
 
 @app.command()
@@ -151,17 +150,17 @@ def anomaly(
 
     from pofx.tasks.anomaly import anomaly as ask
 
-    model = _load(run, add)
-    known = None if calibration is None else _rows(model, calibration)
-    answer = ask(model, _rows(model, data), known, rng=seed, route=route)
-    words = _words(answer, answer.value)
+    model = io.load(run, add)
+    known = None if calibration is None else io.rows(model, calibration)
+    answer = ask(model, io.rows(model, data), known, rng=seed, route=route)
+    words = io.words(answer, answer.value)
     p = answer.diagnostics.get("p")
     words["strangest"] = np.argsort(-answer.value.numpy())[:10].tolist()
     if p is not None:
         words |= {"p": [float(v) for v in p], "flagged": int((np.asarray(p) <= level).sum())}
-    _column(out, "score", answer.value, p)
+    io.column(out, "score", answer.value, p)
     flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
-    _tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
+    io.tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
 
 
 @app.command()
@@ -178,14 +177,14 @@ def impute(
     """What is missing? Completed tables; observed cells stay as they are."""
     from pofx.tasks.impute import impute as ask
 
-    model = _load(run, add)
-    rows = _frame(data)
+    model = io.load(run, add)
+    rows = io.frame(data)
     answer = ask(model, rows, draws=draws, rng=seed, route=route)
     written = []
     for k, table in enumerate(answer.value):
         target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
         if target is not None:
-            _write(table, target, model)
+            io.write(table, target, model)
             written.append(str(target))
     words = {
         "rows": len(rows),
@@ -194,7 +193,7 @@ def impute(
         "route": answer.route,
         "files": written,
     }
-    _tell(
+    io.tell(
         json_,
         words,
         f"{draws} completion(s) by {answer.route}, {answer.quality.value}: {', '.join(written) or 'give --out'}",
@@ -223,7 +222,7 @@ def compare(
     from pofx.tasks.compare import LEADERBOARD
     from pofx.tasks.compare import compare as run
 
-    source = _opened(data, given, seed, test=300 if data == "digits" else None)
+    source = io.opened(data, given, seed, test=300 if data == "digits" else None)
     folder = out or Path("runs") / source.name
     with Watch(enabled=not json_) as watch:
         found = run(
@@ -233,7 +232,7 @@ def compare(
         watch.say("writing the report")
         page = write_report(found, add or ())
     words = {"report": str(page), "leaderboard": str(folder / LEADERBOARD), "rows": list(found.rows)}
-    _tell(json_, words, table(found) + f"\n\nreport: {page}\nleaderboard: {folder / LEADERBOARD}")
+    io.tell(json_, words, table(found) + f"\n\nreport: {page}\nleaderboard: {folder / LEADERBOARD}")
 
 
 @app.command()
@@ -245,7 +244,7 @@ def report(
     from pofx.tasks.compare import read
 
     page = write_report(read(run), add or ())
-    _tell(json_, {"report": str(page)}, f"report: {page}")
+    io.tell(json_, {"report": str(page)}, f"report: {page}")
 
 
 @app.command()
@@ -259,8 +258,8 @@ def check(
     from pofx.check import check_family, check_model
     from pofx.families import family
 
-    found = check_model(_load(Path(what), add), rng=seed) if Path(what).is_dir() else check_family(family(what))
-    _tell(json_, {"ok": found.ok, "report": found.explain()}, found.explain())
+    found = check_model(io.load(Path(what), add), rng=seed) if Path(what).is_dir() else check_family(family(what))
+    io.tell(json_, {"ok": found.ok, "report": found.explain()}, found.explain())
     if not found.ok:
         raise SystemExit(1)
 
@@ -275,7 +274,7 @@ def families(add: Own = None, json_: Json = False) -> None:
 
     words = {name: asdict(card) for name, card in cards(add or ()).items()}
     branches = {" > ".join(branch): names for branch, names in tree(add or ()).items()}
-    _tell(json_, {"families": words, "tree": branches}, families_table(add or ()))
+    io.tell(json_, {"families": words, "tree": branches}, families_table(add or ()))
 
 
 @app.command()
@@ -286,135 +285,13 @@ def coverage(add: Own = None, json_: Json = False) -> None:
     from pofx.reporting.coverage import coverage as cells
     from pofx.reporting.leaderboard import coverage_table
 
-    _tell(json_, {"cells": [asdict(c) for c in cells(add or ())]}, coverage_table(add or ()))
+    io.tell(json_, {"cells": [asdict(c) for c in cells(add or ())]}, coverage_table(add or ()))
 
 
 def _names() -> list[str]:
     from pofx.families import FAMILIES
 
     return list(FAMILIES)
-
-
-def _opened(data: str, given: list[str] | None, seed: int, test: int | None = None) -> Any:
-    from pofx.data import open_data
-
-    return open_data(data, given=given or None, seed=seed, test=test)
-
-
-def _notes(source: Any) -> None:
-    print(f"{source.name}: {len(source)} rows of shape {source.space.shape}", file=sys.stderr)
-    for note in source.notes[:40]:
-        print(f"  {note}", file=sys.stderr)
-
-
-def _free(folder: Path) -> Path:
-    free, k = folder, 2
-    while free.exists():
-        free, k = folder.with_name(f"{folder.name}-{k}"), k + 1
-    return free
-
-
-def _load(run: Path, add: list[str] | None) -> Any:
-    from pofx.families import family
-    from pofx.training.folder import load
-
-    return load(run, [family(a) for a in add or ()])
-
-
-def _rows(model: Any, data: str) -> Any:
-    """Rows in the model's own coordinates from a bundled name, a file or a folder."""
-    from pofx.data import find
-    from pofx.kinds import KINDS
-    from pofx.kinds.bundled import BUNDLED
-
-    if data in BUNDLED:
-        return BUNDLED[data]().x
-    if model.space.kind == "table":
-        return _frame(data)
-    return KINDS[model.space.kind].read(find(data)).x
-
-
-def _frame(data: str) -> Any:
-    from pofx.data import find
-    from pofx.kinds.table import load_frame
-
-    return load_frame(find(data))
-
-
-def _values(given: list[str] | None) -> dict[str, str] | None:
-    return _pairs(given) if given else None
-
-
-def _pairs(options: list[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for option in options or ():
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"got {option!r}; expected name=value.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _words(answer: Any, values: Any) -> dict[str, Any]:
-    mean = float(values.mean())
-    words = {"rows": len(values), "mean": mean, "unit": answer.unit, "quality": answer.quality.value}
-    return words | {"route": answer.route, "values": [float(v) for v in values]}
-
-
-def _column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
-    if out is None:
-        return
-    import pandas as pd
-
-    frame = pd.DataFrame({name: values.numpy()} | ({} if p is None else {"p": p}))
-    frame.to_csv(out, index=False)
-
-
-def _deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
-    if out is not None:
-        _write(answer.value, out, model)
-    shape = list(answer.raw.shape)
-    words = {"shape": shape, "quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
-    if out is None and answer.raw.numel() <= 100_000:
-        words["x"] = answer.raw.tolist()
-    _tell(json_, words, f"wrote {shape[0]} draws to {out}" if out else str(answer.value))
-
-
-def _write(value: Any, out: Path, model: Any) -> None:
-    """Write rows as what the file's name asks for."""
-    import numpy as np
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    suffix = out.suffix.lower()
-    if suffix in (".csv", ".parquet") and hasattr(value, "to_csv"):
-        value.to_csv(out, index=False) if suffix == ".csv" else value.to_parquet(out)
-    elif suffix == ".npy":
-        np.save(out, np.asarray(value))
-    elif suffix == ".csv":
-        np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
-    elif suffix == ".png":
-        _picture(value, out, model)
-    else:
-        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png.")
-
-
-def _picture(value: Any, out: Path, model: Any) -> None:
-    from matplotlib.figure import Figure
-
-    from pofx.kinds import KINDS
-
-    figure = Figure(figsize=(6, 6), dpi=120)
-    axes = figure.add_subplot()
-    kind = KINDS[model.space.kind]
-    kind.draw(axes, kind.encode(value, model.space)[0], model.space)
-    figure.savefig(out, bbox_inches="tight")
-
-
-def _tell(json_: bool, words: dict[str, Any], text: str) -> None:
-    print(json.dumps(words, default=str) if json_ else text)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,10 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from pofx.model import Model
 
 FORMAT = 1
 CHECKPOINT, HISTORY, MODEL, WEIGHTS = "checkpoint.safetensors", "history.jsonl", "model.json", "weights.safetensors"
@@ -85,7 +82,7 @@ def rewrite_history(folder: Path, lines: list[dict[str, Any]]) -> None:
     write_atomic(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def save_model(model: Model, folder: str | Path) -> None:
+def save_model(model: Any, folder: str | Path) -> None:
     """Write a fitted model as a folder; the weights first and model.json last, each atomically.
 
     Raises:
@@ -105,7 +102,7 @@ def save_model(model: Model, folder: str | Path) -> None:
         raise OSError(f"cannot write the model to {folder}: {error.strerror or error}; give another folder.") from error
 
 
-def describe(model: Model) -> dict[str, Any]:
+def describe(model: Any) -> dict[str, Any]:
     """What model.json holds."""
     core = model.core
     return {
@@ -120,7 +117,7 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def hyper_parameters(model: Model) -> dict[str, Any]:
+def hyper_parameters(model: Any) -> dict[str, Any]:
     """The constructor's arguments of a family, read back from its attributes."""
     names = [p for p in inspect.signature(type(model).__init__).parameters if p not in ("self", "args", "kwargs")]
     return {name: getattr(model, name) for name in names}

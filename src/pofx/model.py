@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,10 @@ class Model(nn.Module):
     given: dict[str, Space]
     history: list[dict[str, Any]]  # what `fit` reported, line by line
     record: dict[str, Any]  # how it was fitted: data, seconds, plan
+
+    if TYPE_CHECKING:  # buffers and submodules made in `_build` have the types that `_build` gives them
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ class Model(nn.Module):
     def denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given | None = None) -> Tensor:
         """E[u | u_t] where u_t = alpha_t u + sigma_t e, in the chart; all `(B, *chart_event)` or broadcastable."""
         self._need("denoise")
-        return self._denoise(u_t, alpha_t, sigma_t, dict(given or {}))
+        return self._denoise(u_t, alpha_t, sigma_t, self._flat_given(given, (len(u_t),))[1])
 
     def encode(self, x: Tensor, given: Given | None = None) -> torch.distributions.Distribution:
         """The posterior over z of rows x `(B, *event)`."""
@@ -117,17 +121,17 @@ class Model(nn.Module):
     def decode(self, z: Tensor, given: Given | None = None) -> Predictive:
         """p(x | z) in data units for rows z `(B, *latent)`."""
         self._need("decode")
-        return self._decode(z, dict(given or {}))
+        return self._decode(z, self._flat_given(given, (len(z),))[1])
 
     def score(self, u: Tensor, given: Given | None = None) -> Tensor:
         """The gradient of log p in the chart, same shape as u `(B, *chart_event)`."""
         self._need("score")
-        return self._score(u, dict(given or {}))
+        return self._score(u, self._flat_given(given, (len(u),))[1])
 
     def steps(self, rows: int, given: Given | None = None) -> Cursor:
         """A cursor over the entries for a number of rows."""
         self._need("steps")
-        return self._steps(rows, dict(given or {}))
+        return self._steps(rows, self._flat_given(given, (rows,))[1])
 
     def players(self) -> list[Player]:
         """Who is optimised; empty for a family that is fitted in closed form."""

@@ -154,8 +154,8 @@ def _judged(model: Model, data: Data, x: Tensor) -> dict[str, Any]:
 
 def _table(data: Data, x: Tensor) -> dict[str, Any]:
     real = data.restore(data.part("test").x)
-    if data.observed is not None:
-        real = data.kind.blanked(real, data.part("test").observed)  # type: ignore[attr-defined]
+    seen = data.part("test").observed
+    real = real if seen is None else real.where(seen.numpy())
     fake = data.restore(x)
     shapes, trends, valid = column_shapes(real, fake), pair_trends(real, fake), valid_values(real, fake)
     return {"shape_error": shapes.mean.value, "trend_error": trends.mean.value, "valid": valid.mean.value}
@@ -195,7 +195,7 @@ def _holes(data: Data, batch: Batch) -> Tensor:
 
 
 def _anomaly(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Chimeras: half of one held-out x joined to half of another. Every entry is right; what fails is how they go together."""
+    """Chimeras: half of one held-out x joined to half of another. Every entry is right, but not how they go together."""
     test = data.part("test").take(torch.arange(min(ANOMALIES, len(data.part("test")))))
     mixed = chimeras(data, test)
     given = _given(test)
@@ -237,7 +237,7 @@ def _vector(data: Data, x: Tensor) -> np.ndarray:
 
 
 def _unit(data: Data, x: Tensor) -> Tensor:
-    """Entries in units of their spread in the training data (a category: 0 where equal to the truth's code, by code)."""
+    """Entries in units of their spread in the training data."""
     variables = [data.space.variable(i) for i in range(data.space.size)]
     scale = torch.tensor([v.scale for v in variables], dtype=torch.float64)
     return x.flatten(1).double() / scale

@@ -1,0 +1,145 @@
+"""What the commands read and write: rows from names and files, answers into files, text or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def opened(data: str, given: list[str] | None, seed: int, test: int | None = None) -> Any:
+    """Data from a bundled name, a file or a folder."""
+    from pofx.data import open_data
+
+    return open_data(data, given=given or None, seed=seed, test=test)
+
+
+def notes(source: Any) -> None:
+    """Say what reading the data decided."""
+    print(f"{source.name}: {len(source)} rows of shape {source.space.shape}", file=sys.stderr)
+    for note in source.notes[:40]:
+        print(f"  {note}", file=sys.stderr)
+
+
+def free(folder: Path) -> Path:
+    """The folder, or the same with a number where it exists."""
+    free, k = folder, 2
+    while free.exists():
+        free, k = folder.with_name(f"{folder.name}-{k}"), k + 1
+    return free
+
+
+def load(run: Path, add: list[str] | None) -> Any:
+    """A fitted model, with the user's own families at hand."""
+    from pofx.families import family
+    from pofx.training.folder import load
+
+    return load(run, [family(a) for a in add or ()])
+
+
+def rows(model: Any, data: str) -> Any:
+    """Rows in the model's own coordinates from a bundled name, a file or a folder."""
+    from pofx.data import find
+    from pofx.kinds import KINDS
+    from pofx.kinds.bundled import BUNDLED
+
+    if data in BUNDLED:
+        return BUNDLED[data]().x
+    if model.space.kind == "table":
+        return frame(data)
+    return KINDS[model.space.kind].read(find(data)).x
+
+
+def frame(data: str) -> Any:
+    """A table as a DataFrame."""
+    from pofx.data import find
+    from pofx.kinds.table import read_frame
+
+    return read_frame(find(data))[0]
+
+
+def values(given: list[str] | None) -> dict[str, str] | None:
+    """Givens at asking time."""
+    return pairs(given) if given else None
+
+
+def pairs(options: list[str] | None) -> dict[str, Any]:
+    """name=value options; values are JSON where they can be."""
+    found: dict[str, Any] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"got {option!r}; expected name=value.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def words(answer: Any, values: Any) -> dict[str, Any]:
+    """An answer's numbers as JSON types."""
+    mean = float(values.mean())
+    words = {"rows": len(values), "mean": mean, "unit": answer.unit, "quality": answer.quality.value}
+    return words | {"route": answer.route, "values": [float(v) for v in values]}
+
+
+def column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
+    """Write one number a row as CSV."""
+    if out is None:
+        return
+    import pandas as pd
+
+    frame = pd.DataFrame({name: values.numpy()} | ({} if p is None else {"p": p}))
+    frame.to_csv(out, index=False)
+
+
+def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
+    """Write drawn rows, or show them."""
+    import numpy as np
+
+    if out is not None:
+        write(answer.value, out, model)
+    shape = list(answer.raw.shape)
+    words = {"shape": shape, "quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
+    if out is None and answer.raw.numel() <= 100_000:
+        frame_like = hasattr(answer.value, "to_dict")
+        words["x"] = answer.value.to_dict(orient="list") if frame_like else np.asarray(answer.value).tolist()
+    tell(json_, words, f"wrote {shape[0]} draws to {out}" if out else str(answer.value))
+
+
+def write(value: Any, out: Path, model: Any) -> None:
+    """Write rows as what the file's name asks for."""
+    import numpy as np
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    suffix = out.suffix.lower()
+    if suffix in (".csv", ".parquet") and hasattr(value, "to_csv"):
+        value.to_csv(out, index=False) if suffix == ".csv" else value.to_parquet(out)
+    elif suffix == ".npy":
+        np.save(out, np.asarray(value))
+    elif suffix == ".csv":
+        np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
+    elif suffix == ".png":
+        picture(value, out, model)
+    else:
+        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png.")
+
+
+def picture(value: Any, out: Path, model: Any) -> None:
+    """Draw rows into a PNG file."""
+    from matplotlib.figure import Figure
+
+    from pofx.kinds import KINDS
+
+    figure = Figure(figsize=(6, 6), dpi=120)
+    axes = figure.add_subplot()
+    kind = KINDS[model.space.kind]
+    kind.draw(axes, kind.encode(value, model.space)[0], model.space)
+    figure.savefig(out, bbox_inches="tight")
+
+
+def tell(json_: bool, words: dict[str, Any], text: str) -> None:
+    """Print text, or one JSON object."""
+    print(json.dumps(words, default=str) if json_ else text)

@@ -1,0 +1,137 @@
+"""The command line: every verb, JSON alone on standard output, mistakes in one line."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pofx import cli
+
+
+def run(capsys, *words):
+    """(exit code, standard output, standard error) of one command, in this process."""
+    old, sys.argv = sys.argv, ["pofx", *map(str, words)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = old
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A CSV with a gap, and a model of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    n = 200
+    frame = pd.DataFrame({"a": [k % 7 for k in range(n)], "b": [0.1 * (k % 13) + k % 7 for k in range(n)]})
+    frame["c"] = ["x" if k % 7 < 3 else "y" for k in range(n)]
+    frame.to_csv(folder / "rows.csv", index=False)
+    frame.loc[3, "b"] = None
+    frame.to_csv(folder / "gaps.csv", index=False)
+    old, sys.argv = (
+        sys.argv,
+        ["pofx", "fit", str(folder / "rows.csv"), "gaussian", "--out", str(folder / "run"), "--json"],
+    )
+    cli.main()
+    sys.argv = old
+    return folder
+
+
+def test_fit_then_ask_everything(table, capsys):
+    code, out, _ = run(capsys, "sample", table / "run", "-n", 5, "--json", "--seed", 3)
+    assert code == 0
+    assert json.loads(out)["shape"] == [5, 3]
+    assert out == run(capsys, "sample", table / "run", "-n", 5, "--json", "--seed", 3)[1], "same seed, same draws"
+    assert out != run(capsys, "sample", table / "run", "-n", 5, "--json", "--seed", 4)[1]
+    code, out, _ = run(capsys, "density", table / "run", table / "rows.csv", "--json")
+    words = json.loads(out)
+    assert words["rows"] == 200
+    assert words["quality"] == "lower bound"
+    assert words["mean"] == pytest.approx(sum(words["values"]) / 200)
+    code, out, _ = run(
+        capsys, "anomaly", table / "run", table / "rows.csv", "--calibration", table / "rows.csv", "--json"
+    )
+    assert code == 0
+    assert all(0 < p <= 1 for p in json.loads(out)["p"])
+
+
+def test_impute_writes_a_table_whose_observed_cells_are_the_same(table, capsys):
+    code, out, _ = run(capsys, "impute", table / "run", table / "gaps.csv", "--out", table / "full.csv", "--json")
+    assert code == 0
+    assert json.loads(out)["files"] == [str(table / "full.csv")]
+    before, after = pd.read_csv(table / "gaps.csv"), pd.read_csv(table / "full.csv")
+    assert after.notna().all().all()
+    pd.testing.assert_frame_equal(before.dropna(), after[before.notna().all(axis=1)])
+
+
+def test_samples_as_files(table, capsys):
+    for name in ("draws.csv", "draws.parquet", "draws.png"):
+        assert run(capsys, "sample", table / "run", "--out", table / name)[0] == 0
+        assert (table / name).stat().st_size > 100
+    code, _, err = run(capsys, "sample", table / "run", "--out", table / "draws.xyz")
+    assert code == 2
+    assert ".csv, .parquet, .npy or .png" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "nowhere.csv"], "nowhere.csv is neither"),
+        (["fit", "digits", "flowerpot", "--out", "/tmp/never"], "flowerpot"),
+        (["fit", "digits", "gaussian", "--budget", "soon"], "budget"),
+        (["sample", "nowhere"], "no model.json"),
+        (["fit", "digits", "gaussian", "--set", "colour=blue"], "colour"),
+        (["fit", "digits", "gaussian", "--given", "species"], "species"),
+        (["fit", "digits", "nofile.py:Mine"], "nofile.py"),
+        (["report", "nowhere"], "no comparison"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_is_one_line(words, says, capsys):
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("pofx: ")
+    assert says in last
+    assert "Traceback" not in err
+
+
+def test_a_run_that_exists_is_not_overwritten(table, capsys):
+    code, _, err = run(capsys, "fit", table / "rows.csv", "gaussian", "--out", table / "run")
+    assert code == 2
+    assert "already holds a run" in err
+
+
+def test_families_and_coverage_come_from_the_code(capsys):
+    code, out, _ = run(capsys, "families", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert set(found["families"]) >= {
+        "gaussian",
+        "mixture",
+        "kde",
+        "autoregressive",
+        "vae",
+        "flow",
+        "diffusion",
+        "gan",
+        "energy",
+    }
+    code, out, _ = run(capsys, "coverage", "--json")
+    cells = json.loads(out)["cells"]
+    assert {c["task"] for c in cells} >= {"sample", "density", "impute", "anomaly"}
+    assert all(c["words"] for c in cells), "every empty cell has its reason"
+    gan = [c for c in cells if c["family"] == "gan" and c["task"] == "density"]
+    assert all(c["route"] is None and "log_prob" in c["words"] for c in gan)
+
+
+def test_help_is_quick_to_import():
+    code = "import sys, pofx.cli; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'sklearn', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
