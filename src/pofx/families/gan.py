@@ -1,0 +1,159 @@
+"""GAN: a generator and a critic that compares its draws with the data.
+
+    u = G(z, c),  z ~ N(0, I)
+    critic      L_D = E softplus(-(D(u_real) - D(u_fake))) + gamma / 2 (E |grad D(u_real)|^2 + E |grad D(u_fake)|^2)
+    generator   L_G = E softplus(-(D(u_fake) - D(u_real)))
+
+The relativistic pairing has no bad local minima and both gradient penalties make its play converge locally. Offers
+sample; it has no density. Fitted by two players which share the draws of a step. Rows with gaps: the critic sees
+value * mask and mask, and the draws wear the masks of the rows that they are compared with.
+
+References: R3GAN (Huang 2024, arXiv:2501.05441); relativistic pairing (Jolicoeur-Martineau 2018, arXiv:1807.00734);
+R1 (Mescheder 2018, arXiv:1801.04406); masked fakes (Li 2019, arXiv:1902.09599).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pofx.kinds.base import Space
+from pofx.model import Batch, Card, Given, Model, Player, Rng
+from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.convnet import ConvCritic, ConvDecoder
+from pofx.nn.scalar import LeakyMLP
+
+
+class GAN(Model):
+    """A generator fitted against a critic.
+
+    Args:
+        latent: size of z; None: 64 for pictures, between 8 and 64 for vectors.
+        width: features of both networks; None: 16 or 32 channels for small and other pictures, 128 for vectors.
+        depth: layers of the networks of vectors (None: 3), or residual blocks at each size of a picture (None: 1).
+        gamma: weight of both gradient penalties; None: 1 for pictures, 0.1 for vectors.
+        lr: of both players. betas: of both players' AdamW.
+    """
+
+    card = Card(
+        density="none",
+        sampling="fast, one pass",
+        training="a game of two; penalties keep it stable",
+        latents="R^L",
+        architecture="free",
+        branch=("implicit", "direct"),
+        incomplete="fakes wear the masks of the rows they are compared with",
+        summary="a generator that a critic cannot tell from the data",
+        reference="Goodfellow et al. 2014, arXiv:1406.2661; Huang et al. 2024, arXiv:2501.05441",
+        euclidean=True,
+    )
+    loss_unit = "critic loss"
+    validate_by = "samples"
+
+    def __init__(
+        self,
+        *,
+        latent: int | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        gamma: float | None = None,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.0, 0.99),
+    ) -> None:
+        super().__init__()
+        self.latent, self.width, self.depth, self.gamma = latent, width, depth, gamma
+        self.lr, self.betas = lr, tuple(betas)
+
+    def _build(self) -> None:
+        shape, size = self.space.shape, self.space.size
+        self.picture = self.space.layout == "grid" and len(shape) == 3
+        self.z_size = self.latent or (64 if self.picture else max(8, min(64, size)))
+        self.penalty_weight = self.gamma if self.gamma is not None else (1.0 if self.picture else 0.1)
+        width = self.width or ((16 if size <= 256 else 32) if self.picture else 128)
+        c = 64 if self.given else 0
+        if self.picture:
+            self.generator: nn.Module = ConvDecoder(self.z_size, shape, width, c, self.depth or 1)
+            self.critic: nn.Module = ConvCritic((2 * shape[0], *shape[1:]), width, c, self.depth or 1)
+        else:
+            self.generator = LeakyMLP(self.z_size, size, width, self.depth or 3, c)
+            self.critic = LeakyMLP(2 * size, 1, width, self.depth or 3, c)
+        specs = _specs(self.given)
+        self.generator_given = Conditioner(specs, c) if specs else None
+        self.critic_given = Conditioner(specs, c) if specs else None
+        self._shared: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def _players(self) -> list[Player]:
+        return [
+            Player("critic", _weights(self.critic, self.critic_given), self._critic_loss, 1, self.lr, self.betas),
+            Player(
+                "generator",
+                _weights(self.generator, self.generator_given),
+                self._generator_loss,
+                1,
+                self.lr,
+                self.betas,
+            ),
+        ]
+
+    def _critic_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        self._shared = self._play(batch, rng)
+        fake, keep = self._shared
+        c = self._condition_of(self.critic_given, batch.given, len(batch), keep)
+        real, fake = (t.detach().requires_grad_() for t in (batch.x.float(), fake))
+        with torch.enable_grad():
+            on_real, on_fake = (self._judge(u, c, batch.observed) for u in (real, fake))
+            penalty = squared_slope(on_real, real) + squared_slope(on_fake, fake)
+        return F.softplus(on_fake - on_real).mean() + 0.5 * self.penalty_weight * penalty
+
+    def _generator_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        # the critic's move left the generator alone, so the graph of the step's draws still holds
+        fake, keep = self._shared or self._play(batch, rng)
+        self._shared = None
+        c = self._condition_of(self.critic_given, batch.given, len(batch), keep)
+        on_real, on_fake = (self._judge(u, c, batch.observed) for u in (batch.x.float(), fake))
+        return F.softplus(on_real - on_fake).mean()
+
+    def _play(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+        """The draws of a step, one for each row, and which givens both networks may see."""
+        rows = len(batch)
+        keep = drop(batch.given, rows, rng) if batch.given else {}
+        return self._generate(rng.normal((rows, self.z_size)), batch.given, keep), keep
+
+    def _generate(self, z: Tensor, given: Given, keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        c = self._condition_of(self.generator_given, given, len(z), keep)
+        return self.generator(z, c).reshape(len(z), *self.space.shape)
+
+    def _judge(self, u: Tensor, c: Tensor | None, observed: Tensor | None) -> Tensor:
+        mask = torch.ones_like(u) if observed is None else observed.to(u.dtype)
+        seen = u if observed is None else torch.where(observed, u, 0.0)
+        both = torch.cat([seen, mask], 1)
+        return self.critic(both if self.picture else both.flatten(1), c).flatten()
+
+    @staticmethod
+    def _condition_of(
+        conditioner: Conditioner | None, given: Given, rows: int, keep: Mapping[str, Tensor] | None
+    ) -> Tensor | None:
+        return None if conditioner is None else conditioner(given, rows, keep)
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        return self._generate(rng.normal((count, self.z_size)), given).to(self.space.torch_dtype)
+
+
+def squared_slope(f: Tensor, u: Tensor) -> Tensor:
+    """The mean over rows of |grad_u f|^2, for f (B,) of u (B, *event); it can be differentiated again."""
+    (slope,) = torch.autograd.grad(f.sum(), u, create_graph=True)
+    return slope.flatten(1).square().sum(1).mean()
+
+
+def _weights(*parts: nn.Module | None) -> list[nn.Parameter]:
+    return [p for part in parts if part is not None for p in part.parameters()]
+
+
+def _specs(given: Mapping[str, Space]) -> dict[str, tuple[str, int]]:
+    return {
+        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
+        for k, s in given.items()
+    }
