@@ -1,13 +1,14 @@
 """The variational bound on log p(u) of a denoiser, in continuous time.
 
-    log p(u) >= E log N(u; u_0, s_0^2 I)  -  1/2 int d(1/s^2) E |u - D(u + s e, s)|^2  -  KL( N(u, S^2 I) | N(0, (S^2 + c^2) I) )
+    log p(u) >= E log N(u; u_0, s_0^2 I) - 1/2 int d(1/s^2) E |u - D(u + s e, s)|^2
+                - KL( N(u, S^2 I) | N(0, (S^2 + c^2) I) )
 
 with s from s_0 (smallest) to S (largest), u_0 = u + s_0 e and c the standard deviation of the data. In the variable
 v = log(1 + c^2 / s^2) the integral is 1/2 int dv |r|^2 where r = (u - D) sqrt(1/s^2 + 1/c^2) has unit variance for
 unpredictable noise: v uniform spreads the work evenly. The levels are stratified, and what |r|^2 would be without a
-network, whose mean is known, is subtracted with a weight learnt from the neighbouring levels (so that it stays unbiased).
+network, whose mean is known, is subtracted with a weight learnt from the neighbouring levels, so that it stays unbiased.
 
-Offers `variational_bound`, `levels` and `log_volume`, for a bound and for the loss that trains it.
+Offers `variational_bound`, and `Range`: the levels and the constant of the bound, for the loss that trains it.
 
 References: VDM (Kingma 2021, arXiv:2107.00630); EDM (Karras 2022, arXiv:2206.00364).
 """
