@@ -153,7 +153,9 @@ class Model(nn.Module):
     @property
     def chart(self) -> Chart:
         """The Euclidean coordinates in which `denoise` and `score` compute."""
-        return Chart(self.space)
+        if "_own_chart" not in self.__dict__:
+            self.__dict__["_own_chart"] = Chart(self.space)  # not a submodule: it has nothing to learn or save
+        return self.__dict__["_own_chart"].to(self.device)
 
     @property
     def closed(self) -> bool:
