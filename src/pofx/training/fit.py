@@ -8,25 +8,18 @@ uninterrupted one would have.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pofx import files
 from pofx.data import Data, open_data
-from pofx.families import family as family_class
-from pofx.model import Model, Unsupported
-from pofx.randomness import Rng
-from pofx.training.budget import CLOCKS, Budget, Plan, plan_for
-from pofx.training.loop import Diverged, Loop
-from pofx.training.progress import Progress
-from pofx.wrappers import adapted
-
-Report = Callable[[dict[str, Any]], None]
+from pofx.model import Model
+from pofx.training.budget import CLOCKS, Asked, Budget
+from pofx.training.pick import pick
+from pofx.training.processes import fit_in_processes
+from pofx.training.run import Settings, built, fabric_of, finished, run
 
 
 def fit(
@@ -44,7 +37,8 @@ def fit(
     device: str = "auto",
     processes: int = 1,
     progress: bool = True,
-    report: Report | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    checkpoint_seconds: float = 15.0,
     hyper_parameters: Mapping[str, Any] | None = None,
 ) -> Model:
     """Learn p(x) (or p(x | given)).
@@ -56,13 +50,14 @@ def fit(
         budget: "60s", "5 min", "60 cpu s", "500 steps" or a number of steps.
         seed: of the weights, the order of rows and all noise.
         folder: where model, history and checkpoints go. It must not hold a run, unless `resume`.
-        resume: go on from the checkpoint in `folder`.
+        resume: go on from the checkpoint in `folder`, with the plan that was made then.
         batch: rows a step; None lets the family choose.
         threads, precision: "auto" measures; or a count, and "32-true" or "bf16-mixed".
         device: "auto", "cpu" or "cuda".
-        processes: data-parallel processes on this machine (needs `folder`).
+        processes: data-parallel processes on this machine (needs `folder`, and a main module that can be imported).
         progress: show a progress bar.
         report: called with each line of history.
+        checkpoint_seconds: between two checkpoints.
         hyper_parameters: of the family, where `family` is a name or a class.
 
     Returns:
@@ -71,132 +66,38 @@ def fit(
     Raises:
         ValueError: the data, the budget or the folder will not do; the message says what would.
         Diverged: the loss is not finite (the best weights so far are saved in `folder`).
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was written to `folder`.
     """
-    started = {clock: now() for clock, now in CLOCKS.items()}
-    data, budget = open_data(source, given=given), Budget.parse(budget)
+    start = {clock: now() for clock, now in CLOCKS.items()}
+    asked = Asked(Budget.parse(budget), seed, batch, threads, precision)
+    data = open_data(source, given=given)
     target = _folder(folder, resume)
+    hyper = dict(hyper_parameters or {})
+    settings = Settings(asked, start, target, resume, checkpoint_seconds, device, progress, hyper)
     if family is None:
-        from pofx.training.pick import pick
-
-        family, budget = pick(data, budget, seed, progress)
-    if processes > 1:
-        from pofx.training.processes import fit_in_processes
-
-        return fit_in_processes(data, family, processes, target, dict(
-            budget=budget, seed=seed, batch=batch, resume=resume, hyper_parameters=dict(hyper_parameters or {})
-        ))  # fmt: skip
-    model = _built(family, data, seed, dict(hyper_parameters or {}))
-    bar = Progress(model.name, model.loss_unit, enabled=progress)
-    reports: list[Report] = [bar.line, *([report] if report else [])]
-
-    def tell(line: dict[str, Any]) -> None:
-        for each in reports:
-            each(line)
-
-    with bar, _threads():
-        if model.closed:
-            _fit_closed(model, data, seed, tell, started["wall"])
-        else:
-            fabric = _fabric(device, "32-true")
-            settings = _Settings(budget, seed, batch, threads, precision, started[budget.clock])
-            _fit_players(model, data, settings, fabric, target, resume, tell, bar)
-    _record(model, data, started)
-    if target is not None:
-        model.save(target)
-        (target / files.CHECKPOINT).unlink(missing_ok=True)
+        family, settings = _picked(data, settings)
+    model = built(family, data, seed, hyper)
+    if processes != 1 and not model.closed:
+        return fit_in_processes(data, family, processes, target, settings)
+    fabric = fabric_of(device)
+    run(model, data, settings, fabric, report)
+    finished(model, data, settings, fabric)
     return model
 
 
-class _Settings:
-    """What the user asked of the plan."""
-
-    def __init__(
-        self, budget: Budget, seed: int, batch: int | None, threads: int | str, precision: str, started: float
-    ) -> None:
-        self.budget, self.seed, self.batch, self.started = budget, seed, batch, started
-        self.threads, self.precision = threads, precision
-
-
-def _fit_players(
-    model: Model,
-    data: Data,
-    settings: _Settings,
-    fabric: Any,
-    target: Path | None,
-    resume: bool,
-    tell: Report,
-    bar: Progress | None,
-) -> None:
-    saved = _checkpoint(target) if resume else None
-    plan = Plan(**saved[1]["plan"]) if saved else _plan(model, data, settings, fabric.device)
-    torch.set_num_threads(plan.threads)
-    if plan.precision != fabric._precision.precision:
-        fabric = _fabric(fabric.device.type, plan.precision)
-    loop = Loop(model, data, plan, fabric, target, tell)
-    if saved:
-        loop.restore(*saved)
-    if bar is not None:
-        bar.start(plan, loop.k)
-    try:
-        loop.run()
-    except (KeyboardInterrupt, Diverged) as stop:
-        _stopped(loop, target, stop)
-        raise
-    loop.finish()
-    model.history, model.plan = loop.history, plan.to_json()
-
-
-def _stopped(loop: Loop, target: Path | None, stop: BaseException) -> None:
-    """Nothing is lost: Ctrl-C leaves a checkpoint, a diverged loss leaves the best weights."""
-    if isinstance(stop, KeyboardInterrupt):
-        loop.save()
-        if target is not None and loop.fabric.global_rank == 0:
-            print(f"\nstopped at step {loop.k}; go on with fit(..., folder={str(target)!r}, resume=True) or --resume")
-        return
-    loop.finish()
-    loop.model.history, loop.model.plan = loop.history, loop.plan.to_json()
-    if target is not None and loop.fabric.global_rank == 0:
-        loop.model.save(target)
-
-
-def _plan(model: Model, data: Data, settings: _Settings, device: torch.device) -> Plan:
-    def make_step(copied: Any, precision: str) -> Callable[[int], None]:
-        plan = Plan(10_000, rows, torch.get_num_threads(), precision, 0.0, settings.seed, "measuring")
-        return Loop(copied, data, plan, _fabric(device.type, precision)).step
-
-    rows = min(settings.batch or model.batch_size, len(data.split["train"]))
-    return plan_for(
-        make_step, model, settings.budget, rows, settings.seed,
-        settings.threads, settings.precision, device, settings.started,
-    )  # fmt: skip
-
-
-def _fit_closed(model: Model, data: Data, seed: int, tell: Report, started: float) -> None:
-    model.history = []
-
-    def report(line: dict[str, float]) -> None:
-        model.history.append({**line, "seconds": round(time.perf_counter() - started, 3)})
-        tell(model.history[-1])
-
-    model.fit_closed(data, Rng.derive(seed, 2), report)
-    model.eval()
-
-
-def _built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parameters: dict[str, Any]) -> Model:
-    if isinstance(family, Model):
-        model = family
-    else:
-        try:
-            model = family_class(family)(**hyper_parameters)
-        except TypeError as error:
-            raise ValueError(f"{family}: {error}; see the hyper-parameters in its docstring.") from error
-    if not data.complete and model.card.incomplete.startswith("refuses"):
-        raise Unsupported(
-            f"{model.name} cannot be trained on rows with missing entries; impute them, or drop those rows."
-        )
-    if data.given and not model.card.given:
-        raise Unsupported(f"{model.name} learns p(x) only; it cannot be given {sorted(data.given)}.")
-    return adapted(model, data.space).build(data.space, data.given_spaces, seed)
+def _picked(data: Data, settings: Settings) -> tuple[str, Settings]:
+    """The family that validates best, or that an interrupted fit had picked."""
+    if settings.hyper_parameters:
+        raise ValueError(f"hyper_parameters {sorted(settings.hyper_parameters)}: name the family that they are of.")
+    if settings.resume and settings.folder is not None and (settings.folder / files.CHECKPOINT).exists():
+        _, words = files.load_tensors(settings.folder / files.CHECKPOINT)
+        known = words["identity"]["record"]
+        if "picked" not in known:
+            raise ValueError(f"{settings.folder} cannot be resumed: name the family that it was begun with.")
+        return known["picked"]["family"], replace(settings, record=known)
+    found = pick(data, settings)
+    asked = replace(settings.asked, budget=found.budget)
+    return found.family, replace(settings, asked=asked, record={"picked": found.to_json()})
 
 
 def _folder(folder: str | Path | None, resume: bool) -> Path | None:
@@ -208,49 +109,15 @@ def _folder(folder: str | Path | None, resume: bool) -> Path | None:
     holds = [name for name in (files.MODEL, files.CHECKPOINT, files.HISTORY) if (path / name).exists()]
     if holds and not resume:
         raise ValueError(f"{path} already holds a run ({', '.join(holds)}); give another folder, or resume=True.")
-    if resume and not (path / files.CHECKPOINT).exists():
-        why = "it is finished" if (path / files.MODEL).exists() else "there is no checkpoint"
-        raise ValueError(f"{path} cannot be resumed: {why}.")
+    if resume and not path.is_dir():
+        raise ValueError(f"{path} cannot be resumed: there is no such folder; leave out resume to begin.")
+    if resume and files.MODEL in holds and files.CHECKPOINT not in holds:
+        raise ValueError(f"{path} cannot be resumed: it is finished; load it, or give another folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path / ".writable", b"")
-        (path / ".writable").unlink()
+        files.sweep(path)
+        files.write_atomic(path / "writable", b"")
+        (path / "writable").unlink()
     except OSError as error:
-        raise OSError(
-            f"cannot write to {path}: {error.strerror or error}; give a folder that can be written."
-        ) from error
+        raise OSError(f"cannot write to {path}: {files.why(error)}; give a folder that can be written.") from error
     return path
-
-
-def _checkpoint(target: Path | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    assert target is not None
-    return files.load_tensors(target / files.CHECKPOINT)
-
-
-def _fabric(device: str, precision: str, **options: Any) -> Any:
-    from lightning_fabric import Fabric
-
-    return Fabric(accelerator=device, devices=options.pop("devices", 1), precision=precision, **options)
-
-
-@contextlib.contextmanager
-def _threads() -> Iterator[None]:
-    """The plan sets the threads of this fit; afterwards the caller has theirs back."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _record(model: Model, data: Data, started: dict[str, float]) -> None:
-    model.record = {
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint(),
-            "rows": {k: len(v) for k, v in data.split.items()},
-        },
-        "seconds": {clock: round(now() - started[clock], 3) for clock, now in CLOCKS.items()},
-        "plan": getattr(model, "plan", None),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }

@@ -1,13 +1,12 @@
-"""load: a fitted model from its folder (model.json, weights.safetensors, history.jsonl). A folder never imports code."""
+"""load: a fitted model from its folder (model.json, weights.safetensors, history.jsonl), which never imports code."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pofx.families import FAMILIES, family
-from pofx.files import MODEL, WEIGHTS, load_tensors, read_history
+from pofx.files import MODEL, load_model, read_history
 from pofx.kinds.base import Space
 from pofx.model import Model
 from pofx.training.state import load_weights
@@ -25,19 +24,17 @@ def load(folder: str | Path, families: Sequence[type[Model]] = ()) -> Model:
         FileNotFoundError: no model there. ValueError: the folder is damaged, foreign, or needs a class in `families`.
     """
     folder = Path(folder)
-    path = folder / MODEL
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no model.json; expected a folder written by fit or save.")
+    words, tensors = load_model(folder)
+    cls = _class(words["family"], families, folder)
     try:
-        words = json.loads(path.read_text())
         space = Space.from_json(words["space"])
         given = {k: Space.from_json(s) for k, s in words["given"].items()}
-        name, hyper = words["family"], words["hyper_parameters"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or not written by pofx ({error!r}); use an intact copy.") from error
-    model = adapted(_class(name, families, folder)(**hyper), space).build(space, given)
-    tensors, _ = load_tensors(folder / WEIGHTS)
-    load_weights(model, tensors)
+        model = adapted(cls(**words["hyper_parameters"]), space).build(space, given)
+        load_weights(model, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / MODEL} does not fit this {cls.__name__} ({error}); was it written by another version of it?"
+        ) from error
     model.history, model.record = read_history(folder), words.get("fit", {})
     return model.eval()
 

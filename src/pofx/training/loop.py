@@ -6,6 +6,8 @@
 
 The randomness of step k is a function of (seed, k, global row): one process, two processes and a resumed fit see the
 same numbers. The learning rate warms up, then falls as a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983).
+Nothing in a step waits for the device: losses are summed there, clipping and the skipping of a step whose gradient is
+not finite happen inside the optimiser's kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,33 @@ from pofx.data import Batch, Data
 from pofx.model import Model, Player
 from pofx.randomness import Rng, Rows
 from pofx.training import state
-from pofx.training.budget import Plan
-from pofx.training.validation import validate
+from pofx.training.budget import VALIDATIONS, Plan
+from pofx.training.signals import Stop
+from pofx.training.streams import forked, share_dropout
+from pofx.training.validation import ROWS, validate
 
 AVERAGE_EVERY = 8  # averaging all weights costs a pass over them; every eighth step it is not felt
-CHECKPOINT_SECONDS = 15.0
+PATIENCE = VALIDATIONS // 2  # validations without a better one until the fit ends early
+LINES = 100  # of history
 
 
 class Diverged(RuntimeError):
     """The loss stopped being a finite number; the last good weights are kept."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows that a loop sees, on its device; `train.index` numbers them."""
+
+    train: Batch
+    valid: Batch
+
+    @classmethod
+    def of(cls, data: Data, device: torch.device) -> Parts:
+        """The training part, and the head of the validation part."""
+        train, valid = (data.part(name) for name in ("train", "valid"))
+        train = Batch(train.x, train.given, train.observed, torch.arange(len(train)))
+        return cls(train.to(device), valid.take(torch.arange(min(ROWS, len(valid)))).to(device))
 
 
 class Loop:
@@ -41,47 +62,60 @@ class Loop:
 
     Args:
         model: built; its players are optimised.
-        data: its "train" and "valid" parts are used.
+        parts: the rows.
         plan: steps, batch rows, precision, seed.
         fabric: devices and processes.
         folder: where checkpoints and history go; None keeps nothing on disk.
         report: called with each line of history.
+        identity: what a checkpoint must agree on to be resumed.
+        every: seconds between checkpoints.
     """
 
     def __init__(
         self,
         model: Model,
-        data: Data,
+        parts: Parts,
         plan: Plan,
         fabric: Any,
         folder: Path | None = None,
         report: Callable[[dict[str, Any]], None] = lambda line: None,
+        identity: dict[str, Any] | None = None,
+        every: float = 15.0,
     ) -> None:
-        self.model, self.plan, self.fabric, self.folder, self.report = model, plan, fabric, folder, report
-        self.train = _indexed(data.part("train")).to(fabric.device)
-        self.valid = data.part("valid").take(torch.arange(min(512, len(data.part("valid"))))).to(fabric.device)
+        self.model, self.parts, self.plan, self.fabric = model, parts, plan, fabric
+        self.folder, self.report, self.identity, self.every = folder, report, identity or {}, every
         self.players = model.players()
         self.optimisers = [_optimiser(p) for p in self.players]
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
-        self.best: tuple[float, list[Tensor]] = (math.inf, [p.clone() for p in self.average])
-        self.k, self.history, self.seconds, self.stale = 0, [], 0.0, 0
+        self.best: tuple[float, dict[str, Tensor] | None] = (math.inf, None)
+        self.k, self.seconds, self.stale = 0, 0.0, 0
+        self.history: list[dict[str, Any]] = []
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.sums = [torch.zeros((), device=fabric.device) for _ in self.players]
         self.counts = [0] * len(self.players)
+        self.period = math.lcm(*(p.every for p in self.players))
+        self.size = min(plan.batch, len(parts.train))
+        self.rows = _rows(self.size, fabric)
+        if fabric.world_size > 1:
+            share_dropout(model, lambda: self.rows)
+        self.autocast = contextlib.nullcontext if plan.precision == "32-true" else fabric.autocast
+        model.train()
 
     def step(self, k: int) -> None:
         """Optimise every player once on the rows of step k."""
-        batch, rows = self._batch(k)
-        rng = Rng.derive(self.plan.seed, 2, k, device=self.fabric.device, rows=rows)
-        for i, (player, optimiser) in enumerate(zip(self.players, self.optimisers, strict=True)):
-            if k % player.every:
-                continue
-            with self.fabric.autocast():
-                loss = player.loss(batch, rng)
-            self._descend(player, optimiser, loss, k)
-            self.sums[i] += loss.detach()
-            self.counts[i] += 1
+        seed, device = self.plan.seed, self.fabric.device
+        batch = self._batch(k)
+        rng = Rng.derive(seed, 2, k, device=device, rows=self.rows)
+        with forked(device, seed, 4, k):
+            for i, (player, optimiser) in enumerate(zip(self.players, self.optimisers, strict=True)):
+                if k % player.every:
+                    continue
+                with self.autocast():
+                    loss = player.loss(batch, rng)
+                self._descend(player, optimiser, loss, k)
+                self.sums[i] += loss.detach()
+                self.counts[i] += 1
         if k % AVERAGE_EVERY == AVERAGE_EVERY - 1 or k == self.plan.steps - 1:
             decay = min(0.999, (k + 1) / (k + 10)) ** AVERAGE_EVERY
             with torch.no_grad():
@@ -91,104 +125,145 @@ class Loop:
         """Train from the present step to the last, validating, reporting and checkpointing on the way.
 
         Raises:
-            Diverged: the loss is not finite; the model holds the last good weights.
+            Diverged: the loss is not finite. KeyboardInterrupt: Ctrl-C, after the step that it met was finished.
         """
         steps, started = self.plan.steps, time.perf_counter() - self.seconds
-        log_every, validate_every = max(1, steps // 100), max(1, steps // 20)
-        patience = max(6, 20 // 2)
+        log_every, validate_every = max(1, steps // LINES), max(1, steps // VALIDATIONS)
         saved = time.perf_counter()
-        self.model.train()
-        while self.k < steps:
-            self.step(self.k)
-            self.k += 1
-            validating = self.k % validate_every == 0 or self.k == steps
-            if self.k % log_every == 0 or validating:
+        with Stop() as stop:
+            while self.k < steps and self.stale < PATIENCE:
+                self.step(self.k)
+                self.k += 1
                 self.seconds = time.perf_counter() - started
-                self._log(validating)
-            if self.folder is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                self.save()
-                saved = time.perf_counter()
-            if self.stale >= patience:
-                break
-        self.seconds = time.perf_counter() - started
+                validating = self.k % validate_every == 0 or self.k == steps
+                logging = self.k % log_every == 0 or validating
+                if logging:
+                    self._log(validating)
+                now = time.perf_counter()
+                due = self._agreed(now - saved > self.every, logging)
+                stopping = self._agreed(stop.asked, logging)
+                if due or stopping:
+                    self.save()
+                    saved = now
+                if stopping:
+                    raise KeyboardInterrupt
 
     def finish(self) -> None:
         """Put the best averaged weights into the model."""
-        with torch.no_grad():
-            for p, best in zip(self.parameters, self.best[1], strict=True):
-                p.copy_(best)
+        if self.best[1] is not None:
+            state.load_weights(self.model, self.best[1])
+        else:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, self.average)
+        for p in self.parameters:
+            p.grad = None
         self.model.eval()
+        self.model.history, self.model.record = self.history, {"plan": self.plan.to_json()}
+
+    def validate(self) -> float | None:
+        """The validation value of the averaged weights; the best weights are kept."""
+        if len(self.parts.valid) == 0:
+            return None
+        with self._averaged():
+            value = validate(self.model, self.players[0], self.parts.valid, self.plan.seed, max(64, self.plan.batch))
+            if value < self.best[0] or self.best[1] is None:
+                best = value if math.isfinite(value) else math.inf
+                self.best, self.stale = (best, state.weights_of(self.model)), 0
+            else:
+                self.stale += 1
+        return value
+
+    def settle(self) -> None:
+        """Wait until the device has done what was asked of it."""
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
 
     def save(self) -> None:
         """Write the checkpoint (the first process only)."""
         if self.folder is None or self.fabric.global_rank != 0:
             return
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for i, (average, best) in enumerate(zip(self.average, self.best[1], strict=True)):
-            tensors[f"average.{i}"], tensors[f"best.{i}"] = average, best
-        for player, optimiser in zip(self.players, self.optimisers, strict=True):
-            tensors |= state.optimiser_tensors(player.name, optimiser)
-        for i, total in enumerate(self.sums):
-            tensors[f"sum.{i}"] = total
-        words = {"k": self.k, "best": self.best[0], "seconds": self.seconds, "plan": self.plan.to_json()}
-        words |= {"stale": self.stale, "counts": self.counts}
-        files.save_tensors(self.folder / files.CHECKPOINT, tensors, words)
+        words = {"identity": self.identity, "plan": self.plan.to_json(), "k": self.k, "seconds": self.seconds}
+        words |= {"best": self.best[0], "stale": self.stale, "counts": self.counts, "history": self.history}
+        files.save_tensors(self.folder / files.CHECKPOINT, self._tensors() if self.k else {}, words)
 
     def restore(self, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
-        """Go back to a checkpoint."""
+        """Go back to a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of another model.
+        """
+        self.history = words["history"]
+        if self.folder is not None and self.fabric.global_rank == 0:
+            files.rewrite_history(self.folder, self.history)
+        if not words["k"]:
+            return
         device = self.fabric.device
-        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-        state.load_weights(self.model, weights)
-        for i, p in enumerate(self.average):
-            p.copy_(tensors[f"average.{i}"])
-        self.best = (words["best"], [tensors[f"best.{i}"].to(device) for i in range(len(self.average))])
+        state.load_weights(self.model, state.under("model.", tensors))
+        for average, saved in zip(self.average, _numbered("average", tensors), strict=True):
+            average.copy_(saved)
+        best = {k: v.to(device) for k, v in state.under("best.", tensors).items()}
+        self.best = (words["best"], best or None)
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
             state.load_optimiser(player.name, optimiser, tensors)
-        self.sums = [tensors[f"sum.{i}"].to(device) for i in range(len(self.players))]
+        self.sums = [t.to(device) for t in _numbered("sum", tensors)]
         self.k, self.seconds, self.stale, self.counts = (words[k] for k in ("k", "seconds", "stale", "counts"))
-        if self.folder is not None and self.fabric.global_rank == 0:
-            self.history = files.read_history(self.folder, until=self.k)
-            files.rewrite_history(self.folder, self.history)
 
-    def _descend(self, player: Player, optimiser: torch.optim.Optimizer, loss: Tensor, k: int) -> None:
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in (self.best[1] or {}).items()}
+        tensors |= {f"average.{i}": v for i, v in enumerate(self.average)}
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            tensors |= state.optimiser_tensors(player.name, optimiser)
+        return tensors | {f"sum.{i}": v for i, v in enumerate(self.sums)}
+
+    def _agreed(self, own: bool, logging: bool) -> bool:
+        """What the first process thinks. Several ask it at lines of history only, for asking makes all wait."""
+        return own if self.fabric.world_size == 1 else logging and self.fabric.broadcast(own)
+
+    def _descend(self, player: Player, optimiser: Any, loss: Tensor, k: int) -> None:
         grads = torch.autograd.grad(loss, player.params, allow_unused=True)
-        for p, g in zip(player.params, grads, strict=True):
-            p.grad = torch.zeros_like(p) if g is None else g
-        own = [p.grad for p in player.params if p.grad is not None]
+        own = [torch.zeros_like(p) if g is None else g for p, g in zip(player.params, grads, strict=True)]
         if self.fabric.world_size > 1:
-            flat = self.fabric.all_reduce(torch.cat([g.flatten() for g in own]), reduce_op="mean")
-            for g, mean in zip(own, flat.split([g.numel() for g in own]), strict=True):
-                g.copy_(mean.view_as(g))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
-        torch._foreach_mul_(own, (1.0 / norm.clamp_min(1.0)).nan_to_num(0.0, 0.0, 0.0))
+            flat = self._shared(torch.cat([g.flatten() for g in own]))
+            own = [m.view_as(g) for g, m in zip(own, flat.split([g.numel() for g in own]), strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own))).float()
+        for p, g in zip(player.params, own, strict=True):
+            p.grad = g
+        # the fused kernel divides by grad_scale and leaves everything as it is where found_inf is 1
+        optimiser.grad_scale, optimiser.found_inf = norm.clamp_min(1.0), (~norm.isfinite()).float()
         optimiser.param_groups[0]["lr"] = player.lr * _schedule(k, self.plan.steps)
         optimiser.step()
 
-    def _batch(self, k: int) -> tuple[Batch, Rows]:
-        n, size = len(self.train), min(self.plan.batch, len(self.train))
-        per_epoch = n // size
-        epoch, position = divmod(k, per_epoch)
+    def _shared(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.fabric.world_size == 1:
+            return tensor
+        return self.fabric.all_reduce(tensor, reduce_op="mean")
+
+    def _batch(self, k: int) -> Batch:
+        n = len(self.parts.train)
+        epoch, position = divmod(k, n // self.size)
         if self.order[0] != epoch:
             order = Rng.derive(self.plan.seed, 1, epoch).permutation(n)
             self.order = (epoch, order.to(self.fabric.device))
-        local = size // self.fabric.world_size
-        first = position * size + self.fabric.global_rank * local
-        rows = Rows(self.fabric.global_rank * local, local, local * self.fabric.world_size)
-        return self.train.take(self.order[1][first : first + local]), rows
+        first = position * self.size + self.rows.start
+        return self.parts.train.take(self.order[1][first : first + self.rows.count])
 
     def _log(self, validating: bool) -> None:
+        means = (self._shared(torch.stack(self.sums)) / torch.tensor(self.counts, device=self.fabric.device)).tolist()
         line: dict[str, Any] = {"step": self.k}
-        means = [float(total) / max(1, count) for total, count in zip(self.sums, self.counts, strict=True)]
-        line |= {p.name if i else "loss": m for i, (p, m) in enumerate(zip(self.players, means, strict=True))}
-        if not all(math.isfinite(m) for m in means):
+        line |= {p.name if i else "loss": means[i] for i, p in enumerate(self.players) if self.counts[i]}
+        odd = [p.name for i, p in enumerate(self.players) if self.counts[i] and not math.isfinite(means[i])]
+        if odd:
             raise Diverged(
-                f"the loss became {means[0]} at step {self.k}; the best weights so far are kept. Try a lower lr."
+                f"the loss of {odd[0]} is not a finite number by step {self.k}; the best weights so far are kept. "
+                "Try a lower lr, another seed, or look for odd values in the data."
             )
         for total in self.sums:
             total.zero_()
         self.counts = [0] * len(self.players)
-        if validating:
-            line["valid"] = self._validate()
+        if validating and (valid := self.validate()) is not None:
+            line["valid"] = valid
         line["seconds"] = round(self.seconds, 3)
         self.history.append(line)
         if self.fabric.global_rank == 0:
@@ -196,24 +271,29 @@ class Loop:
                 files.append_history(self.folder, line)
             self.report(line)
 
-    def _validate(self) -> float:
-        with self._averaged():
-            value = validate(self.model, self.players[0], self.valid, self.plan.seed)
-        if value < self.best[0]:
-            self.best, self.stale = (value, [p.clone() for p in self.average]), 0
-        else:
-            self.stale += 1
-        return value
-
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         raw = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, self.average)
             self.model.eval()
-            yield
-            torch._foreach_copy_(self.parameters, raw)
-            self.model.train()
+            try:
+                yield
+            finally:
+                torch._foreach_copy_(self.parameters, raw)
+                self.model.train()
+
+
+def _numbered(name: str, tensors: dict[str, Tensor]) -> list[Tensor]:
+    """The tensors name.0, name.1, ... in order."""
+    found = state.under(f"{name}.", tensors)
+    return [found[str(i)] for i in range(len(found))]
+
+
+def _rows(size: int, fabric: Any) -> Rows:
+    """The part of each global batch that this process holds."""
+    count = size // fabric.world_size
+    return Rows(fabric.global_rank * count, count, count * fabric.world_size)
 
 
 def _schedule(k: int, steps: int) -> float:
@@ -227,7 +307,3 @@ def _optimiser(player: Player) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         player.params, lr=player.lr, betas=player.betas, weight_decay=player.weight_decay, eps=1e-8, fused=True
     )
-
-
-def _indexed(batch: Batch) -> Batch:
-    return Batch(batch.x, batch.given, batch.observed, torch.arange(len(batch)))

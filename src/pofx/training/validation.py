@@ -1,7 +1,7 @@
 """Validation: the loss on rows held out, or a sample metric where the loss says nothing.
 
 A likelihood family validates by its first player's loss, with the same random numbers each time. A family whose loss
-does not fall as it improves (adversarial, contrastive) validates by the energy distance between its samples and the rows:
+does not fall as it improves (adversarial, contrastive) validates by the energy distance of its samples and the rows:
 
     2 E|u - v| - E|u - u'| - E|v - v'|,   u from the model, v from the data, in the chart
     (Szekely and Rizzo 2013; zero exactly where the two laws agree)
@@ -13,20 +13,43 @@ import torch
 from torch import Tensor
 
 from pofx.data import Batch
-from pofx.model import Model, Player
+from pofx.model import Model, Player, Unsupported
 from pofx.randomness import Rng
+from pofx.training.streams import forked
 
 SEED_WORD = 3  # training step k draws from (seed, 2, k), the order of the rows from (seed, 1, epoch)
+ROWS = 512  # of the validation part that are looked at each time
 
 
-def validate(model: Model, player: Player, valid: Batch, seed: int) -> float:
-    """One number that is lower for a better model: the loss in the family's unit, or the energy distance."""
+def validate(model: Model, player: Player, valid: Batch, seed: int, chunk: int = ROWS) -> float:
+    """One number that is lower for a better model: the loss in the family's unit, or the energy distance.
+
+    Args:
+        chunk: rows computed at once (a mean over rows is put together from its parts).
+    """
     rng = Rng.derive(seed, SEED_WORD, device=model.device)
-    with torch.no_grad():
+    with torch.no_grad(), forked(model.device, seed, SEED_WORD, 1):
         if model.validate_by == "samples":
             samples = model._sample(len(valid), valid.given, rng)
             return float(energy_distance(_flat(model, samples), _flat(model, valid.x)))
-        return float(player.loss(valid, rng))
+        total = torch.zeros((), dtype=torch.float64, device=model.device)
+        for rows in torch.arange(len(valid), device=valid.x.device).split(chunk):
+            total += len(rows) * player.loss(valid.take(rows), rng).double()
+        return float(total) / len(valid)
+
+
+def validate_closed(model: Model, valid: Batch, seed: int) -> float | None:
+    """Mean -log p in nats of some rows under a model without players; None where it has no such number."""
+    valid = valid.take(torch.arange(min(ROWS, len(valid))))
+    if len(valid) == 0 or "log_prob" not in model.offers():
+        return None
+    rng = Rng.derive(seed, SEED_WORD, device=model.device)
+    try:
+        with torch.no_grad():
+            value = model.log_prob(valid.x, valid.given or None, valid.observed, rng=rng).value
+    except Unsupported:  # log p of an observed part alone is not known to every family
+        return None
+    return -float(value.double().mean())
 
 
 def energy_distance(u: Tensor, v: Tensor) -> Tensor:
