@@ -1,0 +1,274 @@
+"""Energy: low energy where the data is; sampling and log Z by Markov chains.
+
+    p(u | c) = exp(-f(u, c)) N(u; 0, s^2 I) / Z(c)
+    "pcd"   grad loss = E_data grad f - E_chain grad f,   chains that live on from step to step
+    "dsm"   loss = noise^2 / 2 E | grad log p~(u + noise e) + e / noise |^2,   the data with noise, without chains
+
+The base N(0, s^2 I) makes p normalisable, since f grows at most linearly. Offers score (closed), sample (chains from
+the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between forward and reverse
+annealing, once, at the first question. One category may be given to log_prob; with other givens it is unnormalised.
+Fitted by persistent contrastive divergence: Hamiltonian moves of a buffer of chains, one for each training row.
+
+References: PCD (Tieleman 2008); energies of networks (Du and Mordatch 2019, arXiv:1903.08689); denoising score matching
+(Vincent 2011); bidirectional Monte Carlo (Grosse 2015, arXiv:1511.02543).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pofx.engines.ais import LogZ, ais, reverse_ais
+from pofx.engines.mcmc import transition
+from pofx.kinds.base import Space
+from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
+from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.convnet import ConvCritic
+from pofx.nn.scalar import ScalarMLP
+
+OBJECTIVES = ("pcd", "dsm")
+LARGEST_MLP = 256  # entries; above it a picture's energy is convolutional
+LOG_Z_SEED = 20  # log Z is a property of the model: the same question gives the same number
+
+
+class Energy(Model):
+    """An unnormalised density.
+
+    Args:
+        objective: "pcd" or "dsm".
+        width, depth: features and residual blocks of the energy.
+        base_std: s, in standard deviations of the data.
+        chains: at most so many persistent chains; row i of the training part moves chain i mod `chains`.
+        moves: Hamiltonian transitions of a chain in a training step.
+        leapfrog: steps of one transition.
+        restart: share of the chains that start again from the base at a training step.
+        shrink: weight of E f^2, which holds the level of f.
+        noise: of "dsm".
+        sweeps: transitions of a chain that `sample` runs.
+        temperatures, particles: of the annealing for log Z.
+        lr: of AdamW. weight_decay: of AdamW.
+    """
+
+    card = Card(
+        density="estimate (log Z by annealing)",
+        sampling="slow, Markov chains",
+        training="contrastive, with chains",
+        latents="none",
+        architecture="free",
+        branch=("explicit", "approximate", "energy"),
+        incomplete="refuses; wrap in Completed",
+        summary="a learnt energy; whatever is asked, chains answer",
+        reference="Tieleman 2008; Du and Mordatch 2019, arXiv:1903.08689",
+        euclidean=True,
+    )
+    loss_unit = "energy difference"
+    validate_by = "samples"
+
+    def __init__(
+        self,
+        *,
+        objective: str = "pcd",
+        width: int = 128,
+        depth: int = 2,
+        base_std: float = 2.0,
+        chains: int = 4096,
+        moves: int = 3,
+        leapfrog: int = 4,
+        restart: float = 0.02,
+        shrink: float = 1e-3,
+        noise: float = 0.2,
+        sweeps: int = 100,
+        temperatures: int = 200,
+        particles: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective: got {objective!r}, expected one of {OBJECTIVES}.")
+        self.objective, self.width, self.depth, self.base_std = objective, width, depth, base_std
+        self.chains, self.moves, self.leapfrog, self.restart = chains, moves, leapfrog, restart
+        self.shrink, self.noise, self.sweeps = shrink, noise, sweeps
+        self.temperatures, self.particles = temperatures, particles
+        self.lr, self.weight_decay = lr, weight_decay
+
+    def _build(self) -> None:
+        shape, size = self.space.shape, self.space.size
+        c = 64 if self.given else 0
+        conv = self.space.layout == "grid" and len(shape) == 3 and size > LARGEST_MLP
+        self.body: nn.Module = (
+            ConvCritic(shape, max(8, self.width // 4), c) if conv else ScalarMLP(size, self.width, self.depth, c)
+        )
+        self.flatten = not conv
+        self.conditioner = Conditioner(_specs(self.given), c) if self.given else None
+        only = list(self.given.values())[0] if len(self.given) == 1 else None
+        self.levels = only.variables[0].levels if only is not None and only.shape == () and only.discrete else 0
+        count = max(1, min(self.chains, 2**24 // max(1, size))) if self.objective == "pcd" else 1
+        self.register_buffer("states", self.base_std * torch.randn(count, *shape))
+        self.register_buffer("visits", torch.zeros(count, dtype=torch.int64))
+        self.register_buffer("owner", torch.full((count,), -1))
+        self.register_buffer("step_size", torch.tensor(0.1))
+        self.register_buffer("log_z", torch.full((self.levels + 1, 3), torch.nan, dtype=torch.float64))
+
+    def energy(self, u: Tensor, given: Given | None = None, keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        """f(u, c) for u (B, *event), (B,), without the base."""
+        c = None if self.conditioner is None else self.conditioner(given or {}, len(u), keep)
+        return self.body(u.flatten(1) if self.flatten else u, c)
+
+    def _log_base(self, u: Tensor) -> Tensor:
+        s = self.base_std
+        return -0.5 * (u.flatten(1) / s).square().sum(1) - self.space.size * math.log(s * math.sqrt(2 * math.pi))
+
+    def _log_tilde(self, given: Given, keep: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+        return lambda u: self._log_base(u) - self.energy(u, given, keep)
+
+    # training
+
+    def _players(self) -> list[Player]:
+        loss = self._contrast if self.objective == "pcd" else self._match
+        return [Player("energy", list(self.parameters()), loss, lr=self.lr, weight_decay=self.weight_decay)]
+
+    def _start(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+        if batch.observed is not None:
+            raise Unsupported("energy: it needs complete rows; fill the gaps first (wrap it in Completed).")
+        self.log_z.fill_(torch.nan)
+        return batch.x.float(), drop(batch.given, len(batch), rng) if batch.given else {}
+
+    def _contrast(self, batch: Batch, rng: Rng) -> Tensor:
+        u, keep = self._start(batch, rng)
+        chain = self._move_chains(batch, keep, rng)
+        on_data, on_chain = self.energy(u, batch.given, keep), self.energy(chain, batch.given, keep)
+        level = on_data.square().mean() + on_chain.square().mean()
+        return on_data.mean() - on_chain.mean() + self.shrink * level
+
+    def _match(self, batch: Batch, rng: Rng) -> Tensor:
+        u, keep = self._start(batch, rng)
+        e = rng.normal(tuple(u.shape))
+        with torch.enable_grad():
+            noisy = (u + self.noise * e).requires_grad_()
+            log_p = self._log_tilde(batch.given, keep)(noisy).sum()
+            (score,) = torch.autograd.grad(log_p, noisy, create_graph=True)
+        return 0.5 * (self.noise * score + e).flatten(1).square().sum(1).mean()
+
+    def _move_chains(self, batch: Batch, keep: Mapping[str, Tensor], rng: Rng) -> Tensor:
+        rows = len(batch)
+        index = torch.arange(rows, device=self.states.device) if batch.index is None else batch.index
+        slot = index % len(self.states)
+        fresh = rng.bernoulli(self.restart, (rows,)).reshape(-1, *[1] * len(self.space.shape))
+        u = torch.where(fresh, self.base_std * rng.normal((rows, *self.space.shape)), self.states[slot])
+        u = self._run(self._log_tilde(batch.given, keep), u, self.moves, rng, adapt=True)
+        self.states[slot], self.visits[slot] = u, self.visits[slot] + 1
+        if self.levels:
+            self.owner[slot] = batch.given[next(iter(self.given))].reshape(-1).long()
+        return u
+
+    def _run(self, log_p: Callable[[Tensor], Tensor], u: Tensor, moves: int, rng: Rng, adapt: bool = False) -> Tensor:
+        step = self.step_size.clone()
+        for _ in range(moves):
+            u, accept = transition(log_p, u, step.expand(len(u)), self.leapfrog, rng)
+            step = step * torch.exp(0.1 * (accept.mean() - 0.7)) if adapt else step
+        if adapt:
+            self.step_size.copy_(step)
+        return u.detach()
+
+    # answers
+
+    def _score(self, u: Tensor, given: Given) -> Tensor:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            return torch.autograd.grad(self._log_tilde(given)(u).sum(), u)[0]
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        u = self._chain_starts(count, given, rng)
+        log_p = self._log_tilde(given)
+        if u is None:
+            u = self.base_std * rng.normal((count, *self.space.shape))
+            u = self._temper(u, log_p, rng)
+        return self._run(log_p, u, self.sweeps, rng).to(self.space.torch_dtype)
+
+    def _chain_starts(self, count: int, given: Given, rng: Rng) -> Tensor | None:
+        """States of the buffer that fit the givens; None where there are none and chains must start from the base."""
+        lived = self.visits > 0
+        if given and not self.levels or not bool(lived.any()):
+            return None
+        if not given:
+            slots = lived.nonzero().squeeze(1)
+            return self.states[slots[rng.integers(len(slots), (count,))]]
+        wanted = next(iter(given.values())).reshape(-1).long()
+        fits = (self.owner[None] == wanted[:, None]) & lived
+        if not bool(fits.any(1).all()):
+            return None
+        return self.states[rng.categorical(torch.where(fits, 0.0, -torch.inf))]
+
+    def _temper(self, u: Tensor, log_p: Callable[[Tensor], Tensor], rng: Rng) -> Tensor:
+        """From the base to p along base^(1 - b) p^b, its step tuned on the way."""
+        step = torch.full((len(u),), 0.5 * self.base_std)
+        for k in range(self.temperatures):
+            b = (k + 1) / self.temperatures
+            u, accept = transition(
+                lambda v, b=b: (1 - b) * self._log_base(v) + b * log_p(v), u, step, self.leapfrog, rng
+            )
+            step = step * torch.exp(0.3 * (accept.mean() - 0.7))
+        return u
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        if observed is not None:
+            raise Unsupported("energy: the density of the observed part alone is not known; pass complete rows.")
+        u = x.float()
+        log_p = self._log_tilde(given)(u).double()
+        if given and not self.levels:
+            return Value(log_p, Quality.UNNORMALISED)
+        low, high, stderr = self.partition().unbind(-1)
+        row = next(iter(given.values())).reshape(-1).long() + 1 if given else torch.zeros(len(u), dtype=torch.long)
+        # the truth lies between the ends as far as the chains have mixed: half their distance is an error too
+        error = torch.hypot(stderr, 0.5 * (high - low))[row]
+        return Value(
+            log_p - (0.5 * (low + high))[row], Quality.ESTIMATE, error, {"log_z": (low.tolist(), high.tolist())}
+        )
+
+    def partition(self) -> Tensor:
+        """(log Z low, high, standard error), float64, one row for no given and one for each code; computed once."""
+        if bool(self.log_z.isnan().any()):
+            with torch.no_grad():
+                self.log_z.copy_(self._annealed(Rng(LOG_Z_SEED, self.states.device)))
+        return self.log_z
+
+    def _annealed(self, rng: Rng) -> Tensor:
+        rows, n = self.levels + 1, self.particles
+        log_p = self._each_given(n)
+        draws = [self._sample(n, self._code(code, n), rng).float() for code in range(rows)]
+        model = torch.stack(draws, 1).flatten(0, 1)
+
+        def base(count: int) -> Tensor:
+            return self.base_std * rng.normal((count, *self.space.shape))
+
+        settings = {"rows": rows, "leapfrog": self.leapfrog, "step_size": float(self.step_size)}
+        low: LogZ = ais(log_p, self._log_base, base, n, self.temperatures, rng, **settings)
+        high: LogZ = reverse_ais(log_p, self._log_base, model, self.temperatures, rng, **settings)
+        return torch.stack([low.value, high.value, torch.hypot(low.stderr, high.stderr)], -1).double()
+
+    def _code(self, code: int, count: int) -> dict[str, Tensor]:
+        """The given of row `code` of log Z: none, then each code."""
+        return {next(iter(self.given)): torch.full((count,), code - 1)} if code else {}
+
+    def _each_given(self, particles: int) -> Callable[[Tensor], Tensor]:
+        """log p~ of particles in the order (particle, code), each with its own code."""
+        if not self.levels:
+            return self._log_tilde({})
+        name, rows = next(iter(self.given)), self.levels + 1
+
+        def log_p(u: Tensor) -> Tensor:
+            code = torch.arange(rows, device=u.device).repeat(len(u) // rows) - 1
+            return self._log_tilde({name: code.clamp_min(0)}, {name: code >= 0})(u)
+
+        return log_p
+
+
+def _specs(given: Mapping[str, Space]) -> dict[str, tuple[str, int]]:
+    return {
+        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
+        for k, s in given.items()
+    }
