@@ -6,7 +6,7 @@
 with s from s_0 (smallest) to S (largest), u_0 = u + s_0 e and c the standard deviation of the data. In the variable
 v = log(1 + c^2 / s^2) the integral is 1/2 int dv |r|^2 where r = (u - D) sqrt(1/s^2 + 1/c^2) has unit variance for
 unpredictable noise: v uniform spreads the work evenly. The levels are stratified, and what |r|^2 would be without a
-network, whose mean is known, is subtracted with a weight learnt from the neighbouring levels, so that it stays unbiased.
+network, whose mean is known, is subtracted with a weight from the neighbouring levels only, which keeps it unbiased.
 
 Offers `variational_bound`, and `Range`: the levels and the constant of the bound, for the loss that trains it.
 

@@ -5,9 +5,9 @@
     log p(u) >= C(u) - 1/2 int dv E |r|^2,   r = (u - D) sqrt(1 + 1/sigma^2)  at alpha = 1
 
 With alpha = 1 this is EDM's preconditioning for unit variance, and |r|^2 is EDM's weighted loss; levels uniform in v
-make that loss the variational bound itself. Offers sample (Heun on EDM's grid), log_prob (the bound), denoise and score (of
-the data with the least noise). Fitted by the bound, one level a row, levels stratified over the batch. F sees smoothed
-Fourier features of u_t, since the edges of relaxed levels are finer than a network alone resolves.
+make that loss the variational bound itself. Offers sample (Heun on EDM's grid), log_prob (the bound), denoise and
+score (of the data with the least noise). Fitted by the bound, one level a row, levels stratified over the batch. F sees
+smoothed Fourier features of u_t, since the edges of relaxed levels are finer than a network alone resolves.
 
 References: EDM (Karras 2022, arXiv:2206.00364); VDM (Kingma 2021, arXiv:2107.00630).
 """
