@@ -140,7 +140,7 @@ class Uniform(Model):
         for i in range(self.space.size):
             v = self.space.variable(i)
             self.low[i], self.high[i] = (-0.5, v.levels - 0.5) if v.discrete else (x[:, i].min(), x[:, i].max())
-        self.high = torch.maximum(self.high, self.low + 1e-9)
+        self.high.copy_(torch.maximum(self.high, self.low + 1e-9))
         report({"step": 1, "loss": -float(self._level())})
 
     def _level(self) -> Tensor:
@@ -152,11 +152,11 @@ class Uniform(Model):
         x = self.low + (self.high - self.low) * rng.uniform((count, self.space.size), torch.float64)
         for i in range(self.space.size):
             v = self.space.variable(i)
-            step = 1.0 if v.discrete else v.resolution
-            x[:, i] = torch.round(x[:, i] / step).clamp(max=v.levels - 1) * step if v.discrete else (
-                torch.round(x[:, i] / step) * step if step else x[:, i]
-            )  # fmt: skip
-        return x.abs().reshape(count, *self.space.shape).to(self.space.torch_dtype) if self.space.discrete else x
+            if v.discrete:
+                x[:, i] = torch.round(x[:, i]).clamp(0, v.levels - 1)
+            elif v.resolution > 0:
+                x[:, i] = torch.round(x[:, i] / v.resolution) * v.resolution
+        return x.reshape(count, *self.space.shape).to(self.space.torch_dtype)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         return Value(self._level().expand(len(x)).clone())

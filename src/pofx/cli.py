@@ -258,9 +258,13 @@ def check(
     from pofx.check import check_family, check_model
     from pofx.families import family
 
-    found = check_model(io.load(Path(what), add), rng=seed) if Path(what).is_dir() else check_family(family(what))
-    io.tell(json_, {"ok": found.ok, "report": found.explain()}, found.explain())
-    if not found.ok:
+    if Path(what).is_dir():
+        found = {what: check_model(io.load(Path(what), add), rng=seed)}
+    else:
+        found = check_family(family(what), seed=seed)
+    ok, text = all(r.ok for r in found.values()), {name: r.explain() for name, r in found.items()}
+    io.tell(json_, {"ok": ok, "reports": text}, "\n\n".join(f"{name}\n{report}" for name, report in text.items()))
+    if not ok:
         raise SystemExit(1)
 
 

@@ -176,7 +176,7 @@ def _code(name: str, value: Any, space: Space) -> Tensor:
     if not v.discrete or v.values is None:
         return torch.as_tensor(value)
     codes = {str(known): code for code, known in enumerate(v.values)}
-    items = value if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) else [value]
+    items = value if isinstance(value, (list, tuple)) or getattr(value, "ndim", None) else [value]
     unseen = [i for i in items if str(i) not in codes]
     if unseen:
         raise ValueError(f"given {name!r}: {unseen[0]!r} was never seen; known are {', '.join(list(codes)[:12])}.")

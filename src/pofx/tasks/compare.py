@@ -188,7 +188,7 @@ def _spec(
 
 
 def _run_all(todo: list[dict[str, Any]], jobs: int, report: Report | None, specs: list[dict[str, Any]]) -> None:
-    waiting, running = list(todo), {}
+    waiting, running = list(todo), dict[str, subprocess.Popen[bytes]]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
