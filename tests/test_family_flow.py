@@ -233,13 +233,22 @@ def test_it_learns_a_ring_and_every_parameter_has_a_gradient():
     assert truth - 0.02 < loss < truth + 0.5 * (gaussian - truth)
 
 
+def test_training_drops_the_given_so_that_it_may_be_missing():
+    flow = Flow(width=8, depth=1, layers=2).build(chart(2), {"label": category(3)}, seed=0)
+    flow._loss(Batch(Rng(0).normal((64, 2)), {"label": Rng(1).integers(3, (64,))}), Rng(2)).backward()
+    null = flow.conditioner.parts[0].null.grad
+    assert null is not None and null.abs().sum() > 0
+
+
 def test_what_it_cannot_do_it_says():
     flow = Flow(width=8).build(chart(2))
     x, observed = torch.zeros(2, 2), torch.tensor([[True, False], [True, True]])
     with pytest.raises(Unsupported, match="some entries"):
         flow.log_prob(x, observed=observed)
-    with pytest.raises(Unsupported, match="missing"):
-        flow._loss(Batch(x, observed=observed), Rng(0))
+    with pytest.raises(Unsupported, match="complete"):
+        flow._loss(Batch(x[:1], observed=observed[:1]), Rng(0))
+    torn = torch.where(observed, x, torch.nan)
+    assert torch.equal(flow._loss(Batch(torn, observed=observed), Rng(0)), flow._loss(Batch(x[1:]), Rng(0)))
     with pytest.raises(Unsupported, match="decode"):
         flow.decode(x)
     with pytest.raises(ValueError, match="transform"):

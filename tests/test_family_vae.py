@@ -41,7 +41,8 @@ def small(space: Space, given: dict[str, Space] | None = None, **options: object
     vae = VAE(latents=1, width=16, depth=1, **options).build(space, given, seed=0)
     shake(vae, 0.7).double().eval().requires_grad_(False)
     vae.encoder.outlet.weight.mul_(0.1)
-    vae.encoder.outlet.bias.copy_(torch.tensor([0.1, 2.2]))  # as wide as the prior, so that no weight has an infinite variance
+    # as wide as the prior, so that no weight has an infinite variance
+    vae.encoder.outlet.bias.copy_(torch.tensor([0.1, 2.2]))
     return vae
 
 
@@ -189,12 +190,20 @@ def test_training_with_gaps_uses_its_latents_and_every_parameter_has_a_gradient(
         player.loss(Batch(torch.where(observed, x, torch.nan)[rows], observed=observed[rows]), rng).backward()
         optimiser.step()
     vae.eval()
-    value = vae.log_prob(x[:500], draws=50, rng=0)
+    with torch.no_grad():
+        value = vae.log_prob(x[:500], draws=50, rng=0)
     S = torch.outer(signs, signs) + 0.09 * torch.eye(6)
     truth = torch.distributions.MultivariateNormal(torch.zeros(6).double(), S.double())
     gap = float((truth.log_prob(x[:500]) - value.value).mean())
     assert -0.1 < gap < 0.6  # the independent normal is 6 nats away
     assert value.diagnostics["active latents"] >= 1
+
+
+def test_training_drops_the_given_so_that_it_may_be_missing():
+    vae = VAE(width=8, depth=1).build(real(2), {"label": category(3)}, seed=0)
+    vae._loss(Batch(Rng(0).normal((64, 2)).double(), {"label": Rng(1).integers(3, (64,))}), Rng(2)).backward()
+    null = vae.conditioner.parts[0].null.grad
+    assert null is not None and null.abs().sum() > 0
 
 
 def test_options_that_make_no_sense_are_refused():

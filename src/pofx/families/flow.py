@@ -7,7 +7,7 @@ channels. A vector gets residual MLPs; a picture couplings in checkerboards, the
 splits (several scales), or MLPs over its pixels where it is small. One variable alone gets a spline that only c moves.
 
 Offers sample, log_prob (exact), encode (z as a narrow normal) and score. No decode: x given z is a point, under which
-a step of Gibbs sampling would never move. Fitted by maximum likelihood.
+a step of Gibbs sampling would never move. Fitted by maximum likelihood, from the complete rows.
 References: RealNVP (Dinh 2016, arXiv:1605.08803); Glow (Kingma 2018, arXiv:1807.03039); neural spline flows (Durkan
 2019, arXiv:1906.04032).
 """
@@ -49,7 +49,7 @@ class Flow(Model):
         latents="R^D",
         architecture="invertible",
         branch=("explicit", "tractable", "flow"),
-        incomplete="refuses",
+        incomplete="complete rows only (unbiased where gaps are completely at random)",
         summary="an invertible network between the data and a normal distribution",
         reference="Durkan et al. 2019, arXiv:1906.04032",
         euclidean=True,
@@ -105,9 +105,11 @@ class Flow(Model):
             chain += [self._coupling(black if i % 2 == 0 else ~black), ActNorm(d)]
         return Chain([*chain, ActNorm(d)] if d == 1 else chain)
 
-    def _scales(self, shape: tuple[int, int, int]) -> Bijection:
+    def _scales(self, shape: tuple[int, ...]) -> Bijection:
         C, H, W = shape
-        chain, levels, shapes = [], [], []
+        chain: list[Bijection] = []
+        levels: list[Bijection] = []
+        shapes: list[tuple[int, int, int]] = []
         keep = _checkerboard(shape)
         for i in range(self.layers or 4):
             mixing = [Mixing(C, self.mixing == "linear")] if C > 1 and i and i % 2 == 0 else []
@@ -134,10 +136,22 @@ class Flow(Model):
         return [Player("flow", params, self._loss, lr=self.lr, weight_decay=self.weight_decay)]
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
-        if batch.observed is not None and not bool(batch.observed.all()):
-            raise Unsupported("flow: rows with missing entries cannot be trained on; drop or complete them first.")
-        keep = drop(self.given, len(batch), rng) if self.given else None
+        keep = drop(self.given, len(batch), rng) if self.given else {}
+        if batch.observed is not None:
+            whole = batch.observed.flatten(1).all(1).nonzero()[:, 0]
+            if len(whole) == 0:
+                return self._nothing(batch)
+            batch, keep = batch.take(whole), {k: v[whole] for k, v in keep.items()}
         return -self._log_density(batch.x, self._condition_on(batch.given, len(batch), keep)).mean()
+
+    def _nothing(self, batch: Batch) -> Tensor:
+        """The loss where no row is complete: nothing to validate on, but too little to train on."""
+        if self.training:
+            raise Unsupported(
+                f"flow: none of {len(batch)} rows is complete, and it learns from complete rows only; complete them "
+                "first, or take a family that learns from gaps (mixture, vae, autoregressive)."
+            )
+        return next(self.parameters()).sum() * 0
 
     def _condition_on(self, given: Given, rows: int, keep: dict[str, Tensor] | None = None) -> Tensor | None:
         return None if self.conditioner is None else self.conditioner(_float(given), rows, keep)

@@ -63,6 +63,9 @@ class VAE(Model):
         reference="Kingma and Welling 2013, arXiv:1312.6114",
     )
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(
         self,
         *,
@@ -104,7 +107,7 @@ class VAE(Model):
 
     def _perceptrons(self, c_dim: int) -> None:
         width = self.width or (64 if self.space.size <= 2 else 192)
-        dropout = (0.1 if self.space.layout == "grid" else 0.0) if self.dropout is None else self.dropout
+        dropout = (0.3 if self.space.layout == "grid" else 0.0) if self.dropout is None else self.dropout
         self.encoder = MLP(2 * self.enter.space.size, 2 * self.L, width, self.depth, c_dim, dropout)
         self.decoder = MLP(self.L, self.likelihood.size, width, self.depth, c_dim, dropout)
 
@@ -162,8 +165,8 @@ class VAE(Model):
         """log w of K draws, `(K, B)`."""
         e = rng.normal((K * len(x), self.L)).reshape(K, len(x), self.L)
         z = (q.mean + q.stddev * e.to(q.mean.dtype)).flatten(0, 1)
-        x, observed, c = (None if t is None else t.repeat(K, *[1] * (t.ndim - 1)) for t in (x, observed, c))
-        log_p = self._log_likelihood(x, observed, z, c).reshape(K, -1)
+        observed, c = (None if t is None else _repeat(t, K) for t in (observed, c))
+        log_p = self._log_likelihood(_repeat(x, K), observed, z, c).reshape(K, -1)
         # log p(z) - log q(z | x): the 2 pi cancel
         log_ratio = 0.5 * (e.square().sum(-1) - z.reshape(e.shape).square().sum(-1)) + q.stddev.log().sum(-1)
         return log_p + beta * log_ratio
@@ -194,6 +197,10 @@ class VAE(Model):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.decoder.parameters()).dtype
+
+
+def _repeat(t: Tensor, K: int) -> Tensor:
+    return t.repeat(K, *[1] * (t.ndim - 1))
 
 
 def _specs(given: dict[str, Space]) -> dict[str, tuple[str, int]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ class Chain(Bijection):
         return u, log_det
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        for layer in reversed(self.layers):
+        for layer in reversed(_typed(self.layers)):
             z = layer.inverse(z, c)
         return z
 
@@ -150,9 +151,10 @@ class Mixing(Bijection):
         super().__init__()
         self.channels = channels
         self.register_buffer("order", torch.randperm(channels))
-        self.lower = nn.Parameter(torch.zeros(channels, channels)) if learned else None
-        self.upper = nn.Parameter(torch.zeros(channels, channels)) if learned else None
-        self.log_diagonal = nn.Parameter(torch.zeros(channels)) if learned else None
+        self.learned = learned
+        if learned:
+            self.lower, self.upper = (nn.Parameter(torch.zeros(channels, channels)) for _ in range(2))
+            self.log_diagonal = nn.Parameter(torch.zeros(channels))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         L = self.lower.tril(-1) + torch.eye(self.channels, device=self.lower.device, dtype=self.lower.dtype)
@@ -160,14 +162,14 @@ class Mixing(Bijection):
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = u[:, self.order]
-        if self.lower is None:
+        if not self.learned:
             return z, u.new_zeros(len(u))
         L, U = self._factors()
         z = torch.einsum("ij,bj...->bi...", L @ U, z)
         return z, (self.log_diagonal.sum() * _pixels(u)).expand(len(u))
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        if self.lower is not None:
+        if self.learned:
             L, U = self._factors()
             flat = z.transpose(0, 1).flatten(1)
             flat = torch.linalg.solve_triangular(L, flat, upper=False, unitriangular=True)
@@ -191,11 +193,13 @@ class VectorBody(nn.Module):
         # with nothing to look at, the numbers themselves are what is trained
         self.free = nn.Parameter(torch.zeros(changed * numbers)) if alone else None
         net = MLP(len(self.kept), changed * numbers, width, depth, c_dim, dropout) if c_dim or not alone else None
-        self.net = net if net is None else _timid(net)
+        self.net = net
+        if net is not None:
+            timid(net.outlet)
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> Tensor:
-        raw = 0.0 if self.net is None else self.net(u[:, self.kept], c)
-        raw = raw if self.free is None else (raw + self.free).expand(len(u), -1)
+        raw = u.new_zeros(len(u), 1) if self.net is None else self.net(u[:, self.kept], c)
+        raw = raw if self.free is None else raw + self.free
         return raw.unflatten(1, (-1, self.numbers))
 
 
@@ -216,7 +220,7 @@ class PictureBody(nn.Module):
         self.blocks = nn.ModuleList(ResBlock(width, width, c_dim, dropout=dropout) for _ in range(depth))
         self.norm = group_norm(width)
         self.outlet = nn.Conv2d(width, len(keep) * numbers, 3, padding=1)
-        _timid(self)
+        timid(self.outlet)
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> Tensor:
         kept = self.kept.expand_as(u)
@@ -301,7 +305,8 @@ class Multiscale(Bijection):
         self.levels, self.shapes = nn.ModuleList(levels), list(shapes)
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        done, log_det = [], u.new_zeros(len(u))
+        done: list[Tensor] = []
+        log_det = u.new_zeros(len(u))
         for i, level in enumerate(self.levels):
             u, step = level(u, c)
             log_det = log_det + step
@@ -311,21 +316,25 @@ class Multiscale(Bijection):
         return torch.cat(done, 1), log_det
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        last, u = len(self.levels) - 1, None
+        last = len(self.levels) - 1
         sizes = [math.prod(s) if i == last else s[0] // 2 * s[1] * s[2] for i, s in enumerate(self.shapes)]
-        parts = z.split(sizes, 1)
-        for level, part, shape in zip(reversed(self.levels), reversed(parts), reversed(self.shapes), strict=True):
-            part = part.reshape(len(z), -1, *shape[1:])
-            u = level.inverse(part if u is None else torch.cat([part, u], 1), c)
+        u = z[:, :0].reshape(len(z), 0, *self.shapes[-1][1:])
+        for i, part in reversed(list(enumerate(z.split(sizes, 1)))):
+            part = part.reshape(len(z), -1, *self.shapes[i][1:])
+            u = _typed(self.levels)[i].inverse(torch.cat([part, u], 1), c)
         return u
 
 
-def _timid(body: nn.Module) -> nn.Module:
-    """Start close to the identity (not at it: every weight has a gradient from the first step)."""
+def timid(outlet: nn.Linear | nn.Conv2d) -> None:
+    """Make a body start close to the identity (not at it: every weight has a gradient from the first step)."""
     with torch.no_grad():
-        body.outlet.weight.mul_(0.1)
-        body.outlet.bias.zero_()
-    return body
+        outlet.weight.mul_(0.1)
+        if outlet.bias is not None:
+            outlet.bias.zero_()
+
+
+def _typed(layers: nn.ModuleList) -> list[Bijection]:
+    return cast("list[Bijection]", list(layers))
 
 
 def _along(p: Tensor, u: Tensor) -> Tensor:
