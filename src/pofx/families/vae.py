@@ -45,8 +45,9 @@ class VAE(Model):
         beta: weight of the KL term; 1 is the bound itself.
         samples: K of the training objective, 1 for the ELBO, more for IWAE.
         free_bits: KL per latent, in nats, that costs nothing extra (with samples=1).
-        components: of the mixture for each real or long ordinal entry.
-        longest: an ordinal with at most this many levels is a softmax; longer ones over-fit less as mixtures.
+        components: of the mixture for each real or long ordinal entry; None: 2 where all entries share one variable.
+        longest: an ordinal with at most this many levels is a softmax; None: 8 where all entries share one variable,
+            because the mixtures have fewer parameters and over-fit pixels less.
         dropout: in both bodies; None chooses by the space.
         lr, weight_decay: of the optimiser.
     """
@@ -76,8 +77,8 @@ class VAE(Model):
         beta: float = 1.0,
         samples: int = 1,
         free_bits: float = 0.0,
-        components: int = 2,
-        longest: int = 8,
+        components: int | None = None,
+        longest: int | None = None,
         dropout: float | None = None,
         lr: float = 2e-3,
         weight_decay: float = 1e-2,
@@ -98,7 +99,8 @@ class VAE(Model):
         if self.body == "conv" and not picture:
             raise ValueError(f"vae: body='conv' wants pictures (H, W, C), got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
-        self.likelihood = Likelihood(space, self.components, self.longest)
+        components = self.components or (2 if space.shared else 5)
+        self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
         self.conditioner = Conditioner(_specs(self.given), c_dim) if self.given else None
         self.L = self.latents or max(2, min(20, space.size // 2))
         convolve = self.body == "conv" or (self.body is None and space.size > SMALL)
