@@ -41,7 +41,7 @@ def anomaly(
     Args:
         model: fitted.
         x: rows in the user's own type, or a tensor `(N, *event)`.
-        calibration: rows that belong and that the model was not trained on (Data: its validation part); they give p-values.
+        calibration: rows that belong, unseen in training (Data: its validation part); they give p-values.
         given: name -> one value, or N values.
         draws: Monte-Carlo draws of the score.
         rng: of those draws.

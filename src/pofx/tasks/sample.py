@@ -1,7 +1,7 @@
 """Sample: new x like the training data but not copied from it; given c, x ~ p(x | c).
 
-Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), its denoiser by the
-probability-flow ODE, its score by a Langevin chain.
+Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), and its denoiser by
+the probability-flow ODE.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sample(
         route: a route by name; None takes the best.
 
     Returns:
-        An Answer whose value is in the user's own type (a DataFrame, pictures, an array) and whose `raw` is `(n, *event)`.
+        An Answer whose value is in the user's own type (a DataFrame, pictures, an array); `raw` is `(n, *event)`.
     """
     if n < 1:
         raise ValueError(f"sample: got n = {n}, expected at least 1.")
