@@ -1,7 +1,7 @@
 """Route and Answer: a task asks a model's hooks, best route first, and says how good the answer is.
 
 A route names the hooks it needs; the first whose needs the model offers is taken. No route: `Unsupported`, which says
-for each what is missing. An observed entry never travels through a network: answers are written into the user's own object.
+for each what is missing. An observed entry never travels through a network: answers are written into the user's object.
 """
 
 from __future__ import annotations

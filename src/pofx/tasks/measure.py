@@ -195,7 +195,7 @@ def _holes(data: Data, batch: Batch) -> Tensor:
 
 
 def _anomaly(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Chimeras: half of one held-out x joined to half of another; every entry is right, but not how they go together."""
+    """Chimeras: half of one held-out x joined to half of another; each half is right, their joint is not."""
     test = data.part("test").take(torch.arange(min(ANOMALIES, len(data.part("test")))))
     mixed = chimeras(data, test)
     given = _given(test)

@@ -1,7 +1,7 @@
 """Sample: new x like the training data but not copied from it; given c, x ~ p(x | c).
 
-Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), and its denoiser by
-the probability-flow ODE.
+Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), and its denoiser
+by the probability-flow ODE.
 """
 
 from __future__ import annotations
