@@ -2,9 +2,9 @@
 
     steps = (seconds - spent - validations x seconds of one) / (seconds of a step)
 
-measured on a copy of the model that is thrown away. One thread in float32 is measured first; all of torch's threads, and
-bf16 where the processor multiplies it in hardware, are tried only where a step is long enough for them to win, and must
-win clearly. The plan is stored in the checkpoint, so a resumed fit repeats it.
+measured on a copy of the model that is thrown away. One thread in float32 is measured first; all of torch's threads,
+and bf16 where the processor multiplies it in hardware, are tried only where a step is long enough for them to win, and
+must win clearly. The plan is stored in the checkpoint, so a resumed fit repeats it.
 """
 
 from __future__ import annotations

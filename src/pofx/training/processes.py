@@ -3,7 +3,8 @@
     g = mean over processes of g_i,   each g_i over batch / processes rows
 
 Every process holds the same weights and draws the numbers of its own rows of the global batch, so that the model is
-the one that a single process finds, up to the order of sums. They talk over the loopback device alone; the first writes.
+the one that a single process finds, up to the order of sums. They talk over the loopback device alone, and the first one
+writes.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _each(asked: Asked, processes: int) -> Asked:
 
 
 def _spent(settings: Settings, processes: int) -> dict[str, float]:
-    """The readings of a process's own clocks at which the fit began: its CPU clock starts at 0, its wall clock is ours."""
+    """The readings of a process's own clocks at which the fit began: its CPU clock starts at 0, the wall clock is ours."""
     cpu = CLOCKS["cpu"]() - settings.start["cpu"]
     return {"wall": settings.start["wall"], "cpu": -cpu / processes}
 
@@ -112,7 +113,8 @@ def _environment(processes: int) -> Iterator[None]:
         port = free.getsockname()[1]
     words = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK, "NODE_RANK": "0", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK,
+        "NODE_RANK": "0", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     before = {name: os.environ.get(name) for name in words}
     os.environ.update(words)
