@@ -1,0 +1,218 @@
+"""Tasks: the best route first, refusals that say what is missing, answers in the user's own type."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pofx.data import Data, open_data
+from pofx.families.gaussian import Gaussian
+from pofx.kinds.base import Space, Variable, category, real
+from pofx.kinds.likelihood import Likelihood
+from pofx.model import HOOKS, Model, Predictive, Quality, Unsupported
+from pofx.randomness import Rng
+from pofx.records import Cursor
+from pofx.tasks import TASKS
+from pofx.tasks.anomaly import anomaly
+from pofx.tasks.base import Pools, first_route, given_for, rows_of
+from pofx.tasks.density import bits_per_dim, density
+from pofx.tasks.impute import impute
+from pofx.tasks.sample import sample
+from pofx.training.fit import fit
+
+TABLE = torch.tensor([[0.30, 0.05, 0.05], [0.05, 0.10, 0.15], [0.02, 0.08, 0.20]]).double()  # p(a, b)
+
+
+class Table(Model):
+    """Two categories with a known joint table: only a cursor, b before a, so that conditioning on a needs particles."""
+
+    card = Gaussian.card
+
+    def _build(self):
+        self.likelihood = Likelihood(Space((1,), (Variable("k", "category", 3),)))
+
+    def _steps(self, rows, given):
+        return Walk(self, rows)
+
+
+class Walk(Cursor):
+    order = [1, 0]
+
+    def __init__(self, model, rows):
+        self.model, self.rows, self.b = model, rows, None
+
+    def start(self):
+        return Predictive(self.model.likelihood, TABLE.sum(0).log().expand(self.rows, -1))
+
+    def next(self, x_i):
+        if self.b is not None:
+            return None
+        self.b = x_i.long()
+        return Predictive(self.model.likelihood, TABLE.T[self.b].log())
+
+    def reorder(self, rows):
+        self.b = None if self.b is None else self.b[rows]
+
+
+def table() -> Table:
+    model = Table()
+    k = Variable("k", "category", 3)
+    model.build(Space((2,), (k, k)))
+    return model
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_particles_draw_the_conditional(hidden):
+    x = torch.tensor([[2.0, 0.0]]).double() if hidden else torch.tensor([[0.0, 0.0]]).double()
+    want = TABLE[2] / TABLE[2].sum() if hidden else TABLE[:, 0] / TABLE[:, 0].sum()
+    observed = torch.tensor([[True, False]]) if hidden else torch.tensor([[False, True]])
+    rows, seen = x.expand(1500, -1), observed.expand(1500, -1)
+    done = impute(table(), rows, observed=seen, rng=0, route="particles").raw[0]
+    assert (done[seen] == rows[seen]).all()
+    share = torch.bincount(done[:, hidden].long(), minlength=3) / 1500
+    # sixteen particles: a bias of the order of 1/16 of the spread of the weights is their nature
+    assert ((share - want) / (want * (1 - want) / 1500).sqrt()).abs().max() < (8 if hidden == 1 else 5)
+
+
+def test_every_task_says_its_question_and_has_routes_that_can_be_taken():
+    for name, module in TASKS.items():
+        task = importlib.import_module(module)
+        assert task.QUESTION.endswith("?"), name
+        routes = getattr(task, "ROUTES", ())
+        assert all(r.needs <= set(HOOKS) and r.words.endswith(".") for r in routes)
+        names = [r.name for r in routes]
+        assert len(set(names)) == len(names)
+        for r in routes:
+            assert first_route(routes, r.needs) is not None
+
+
+def test_a_refusal_names_what_is_missing():
+    with pytest.raises(Unsupported, match="log prob needs log_prob"):
+        density(table(), torch.zeros(1, 2).double())
+    with pytest.raises(ValueError, match="no route is called"):
+        density(gaussian(), torch.zeros(1, 2).double(), route="magic")
+    with pytest.raises(Unsupported, match="nearest needs sample"):
+        impute(table(), torch.zeros(1, 2).double(), observed=torch.zeros(1, 2, dtype=torch.bool), route="nearest")
+
+
+def gaussian(given=None) -> Gaussian:
+    model = Gaussian()
+    model.build(real(2).replace(dtype="float64"), given)
+    return model
+
+
+def test_rows_are_read_and_refused():
+    model = gaussian()
+    x, observed = rows_of(model, torch.tensor([1.0, math.nan]).double())
+    assert x.tolist() == [[1.0, 0.0]]
+    assert observed.tolist() == [[True, False]]
+    for bad in (torch.zeros(3), torch.zeros(2, 3), torch.tensor([[math.inf, 0.0]])):
+        with pytest.raises(ValueError, match="expected"):
+            rows_of(model, bad)
+
+
+def test_givens_are_read_and_refused():
+    model = gaussian({"label": category(3, values=("a", "b", "c"))})
+    assert given_for(model, {"label": "b"}, 4)["label"].tolist() == [1] * 4
+    assert given_for(model, {"label": ["c", "a"]}, 2)["label"].tolist() == [2, 0]
+    for bad, words in [({"label": "z"}, "never seen"), ({"colour": 1}, "unknown"), ({"label": ["a", "b"]}, "shape")]:
+        with pytest.raises(ValueError, match=words):
+            given_for(model, bad, 4)
+
+
+def test_every_route_listens_to_its_given():
+    model = gaussian({"label": category(2)})
+    model.mean[1] = 30.0
+    x = torch.tensor([[30.0, math.nan], [0.0, math.nan]]).double()
+    label = {"label": torch.tensor([1, 0])}
+    for route in ("condition", "guidance", "langevin", "nearest"):
+        done = impute(model, x, label, draws=20, rng=0, route=route).raw[..., 1].mean(0)
+        assert float(done[0]) == pytest.approx(30, abs=1.5), route
+        assert float(done[1]) == pytest.approx(0, abs=1.5), route
+    whole = torch.tensor([[30.0, 30.0], [0.0, 0.0]]).double()
+    for route in ("log prob", "denoising", "distance"):
+        right = anomaly(model, whole, given=label, route=route).value
+        wrong = anomaly(model, whole, given={"label": torch.tensor([0, 1])}, route=route).value
+        assert (right < wrong).all(), route
+    for route in ("sampler", "probability flow"):
+        drawn = sample(model, 200, {"label": 1}, rng=0, route=route).raw
+        assert ((drawn.mean(0) - 30).abs() < 0.5).all(), route
+    for route in ("log prob", "probability flow"):
+        assert (density(model, whole, label, route=route).value > -4).all(), route
+
+
+def test_pools_are_drawn_once_for_each_given():
+    model = gaussian({"label": category(2)})
+    pools = Pools(model, {"label": torch.tensor([0, 1, 0])}, 10, Rng(0))
+    assert pools.of(0)[0] is pools.of(2)[0]
+    assert pools.of(0)[0] is not pools.of(1)[0]
+
+
+def test_calibration_is_given_the_same():
+    model = gaussian({"label": category(2)})
+    model.mean[1] = 30.0
+    label = torch.arange(100) % 2
+    x = model.sample(1, {"label": label}, 0)[0]
+    data = Data(x, model.space, {"label": label}, dict(model.given), split={"valid": torch.arange(100)})
+    p = anomaly(model, torch.tensor([[30.0, 30.0]]).double(), data, {"label": 1}).diagnostics["p"]
+    assert float(torch.as_tensor(p)) > 0.5
+    p = anomaly(model, torch.tensor([[30.0, 30.0]]).double(), data, {"label": 0}).diagnostics["p"]
+    assert float(torch.as_tensor(p)) == pytest.approx(1 / 101)
+    with pytest.raises(ValueError, match="calibration"):
+        anomaly(model, x, x, {"label": label})
+
+
+def test_bits_per_dim_needs_a_bin():
+    bits = bits_per_dim(torch.tensor([-4 * math.log(2)]), Space((4,), (Variable("k", "binary", 2),)))
+    assert float(bits) == pytest.approx(1.0)
+    with pytest.raises(Unsupported, match="bin"):
+        bits_per_dim(torch.zeros(1), real(2))
+
+
+def frame(n=300):
+    rng = np.random.default_rng(0)
+    a = rng.normal(50, 10, n).round(1)
+    word = np.where(a + rng.normal(0, 3, n) > 50, "high", "low")
+    return pd.DataFrame({"a": a, "word": word, "b": (a / 2 + rng.normal(0, 1, n)).round(2)})
+
+
+def test_frames_come_back_as_frames_with_what_was_known_untouched():
+    rows = frame()
+    model = fit(open_data(rows), "gaussian", progress=False)
+    gaps = rows.head(20).copy()
+    gaps.loc[3, "a"], gaps.loc[5, "word"], gaps.loc[7, "b"] = np.nan, None, np.nan
+    found = impute(model, gaps, draws=2, rng=0)
+    assert len(found.value) == 2
+    for done in found.value:
+        assert list(done.columns) == list(gaps.columns)
+        assert not done.isna().any().any()
+        known = gaps.notna()
+        assert (done[known].fillna(0) == gaps[known].fillna(0)).all().all()
+    assert not found.value[0].equals(found.value[1])
+    drawn = sample(model, 5, rng=0).value
+    assert isinstance(drawn, pd.DataFrame)
+    assert set(drawn["word"]) <= {"high", "low"}
+    whole = impute(model, rows.head(3), rng=0)
+    assert whole.route == "nothing was missing"
+    assert whole.quality is Quality.EXACT
+
+
+def test_answers_explain_themselves():
+    found = density(gaussian(), torch.zeros(3, 2).double())
+    assert "exact" in found.explain()
+    assert "density" in found.explain()
+    assert found._repr_html_()
+
+
+def test_bad_counts_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        sample(gaussian(), 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        impute(gaussian(), torch.zeros(1, 2).double(), draws=0)
+    with pytest.raises(ValueError, match="observed has shape"):
+        impute(gaussian(), torch.zeros(1, 2).double(), observed=torch.ones(2, 2, dtype=torch.bool))

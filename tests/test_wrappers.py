@@ -1,0 +1,187 @@
+"""Wrappers in closed form: the joint is linear discriminant analysis, guidance telescopes, what is fixed stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pofx.families.gaussian import Gaussian
+from pofx.kinds.base import Space, Variable, category, real
+from pofx.model import Card, Model, Quality, Unsupported, Value
+from pofx.randomness import Rng
+from pofx.wrappers import Fixed, Guided, Joint, Relaxed, adapted, joint
+
+MEANS = torch.tensor([[0.0, 0.0], [1.5, -1.0], [-1.0, 2.0]], dtype=torch.float64)
+COV = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)
+LOG_PRIOR = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+
+
+def classes() -> Gaussian:
+    model = Gaussian()
+    model.build(real(2).replace(dtype="float64"), {"label": category(3)})
+    model.mean, model.covariance = MEANS.clone(), COV.clone()
+    model.overall = MEANS.mean(0)
+    return model
+
+
+def class_log_p(x):
+    return torch.stack([torch.distributions.MultivariateNormal(m, COV).log_prob(x) for m in MEANS], -1)
+
+
+def test_joint_is_bayes_rule():
+    x = Rng(0).normal((50, 2), torch.float64) * 2
+    both = Joint(classes(), "label", LOG_PRIOR)
+    got = both.log_prob(x)
+    assert got.quality is Quality.EXACT
+    assert torch.allclose(got.value, torch.logsumexp(class_log_p(x) + LOG_PRIOR, -1), atol=1e-9)
+    # linear discriminant analysis: log p(c | x) is linear in x
+    w = torch.linalg.solve(COV, MEANS.T)
+    linear = x @ w - 0.5 * (MEANS.T * w).sum(0) + LOG_PRIOR
+    assert torch.allclose(both.posterior(x), linear.softmax(-1), atol=1e-9)
+
+
+def test_joint_draws_are_of_the_mixture():
+    both = Joint(classes(), "label", LOG_PRIOR)
+    p = LOG_PRIOR.exp()
+    mean = p @ MEANS
+    cov = COV + torch.einsum("k,ki,kj->ij", p, MEANS - mean, MEANS - mean)
+    for seed in range(12):
+        x = both.sample(2000, None, seed)
+        assert ((x.mean(0) - mean) / (cov.diagonal() / 2000).sqrt()).abs().max() < 5
+        assert (x.var(0) / cov.diagonal() - 1).abs().max() < 0.25
+    assert both.given == {}
+
+
+def test_joint_score_is_the_slope_of_its_log_prob():
+    both = Joint(classes(), "label", LOG_PRIOR)
+    u = Rng(1).normal((10, 2), torch.float64)
+    step = 1e-5 * torch.tensor([1.0, 0.5], dtype=torch.float64)
+    slope = (both.log_prob(u + step).value - both.log_prob(u - step).value) / 2e-5
+    assert torch.allclose(both.score(u) @ (step / 1e-5), slope, atol=1e-5)
+
+
+def test_joint_shares_are_smoothed():
+    both = joint(classes(), torch.tensor([0, 0, 0, 1]))
+    assert torch.allclose(both.log_prior.exp(), torch.tensor([4.0, 2.0, 1.0]).double() / 7)
+
+
+class Shifted(Model):
+    """N(label + 10 side, 1), whichever is given; for two givens."""
+
+    card = Card("", "", "", "", "", ("explicit",), "", "", "")
+    quality, stderr = Quality.EXACT, None
+
+    def _mean(self, given, rows):
+        return sum((w * given[k].double() for k, w in (("label", 1), ("side", 10)) if k in given), torch.zeros(rows))
+
+    def _sample(self, count, given, rng):
+        return (self._mean(given, count) + rng.normal((count,)))[:, None].double()
+
+    def _log_prob(self, x, given, observed, draws, rng):
+        value = torch.distributions.Normal(self._mean(given, len(x)), 1.0).log_prob(x[:, 0])
+        return Value(value, self.quality, None if self.stderr is None else torch.full((len(x),), self.stderr))
+
+    def _denoise(self, u_t, alpha_t, sigma_t, given):
+        return self._mean(given, len(u_t))[:, None].double()
+
+
+def shifted(**changes) -> Shifted:
+    model = type("Shifted", (Shifted,), changes)()
+    model.build(real(1), {"label": category(3), "side": category(2)})
+    return model
+
+
+def test_joint_hands_on_what_else_is_given():
+    both, x = Joint(shifted(), "label", LOG_PRIOR), torch.tensor([[11.0], [1.0]]).double()
+    side = {"side": torch.tensor([1, 1])}
+    normal = torch.distributions.Normal(torch.arange(3).double() + 10, 1.0)
+    want = torch.logsumexp(normal.log_prob(x) + LOG_PRIOR, -1)
+    assert torch.allclose(both.log_prob(x, side).value, want)
+    assert float(both.sample(500, {"side": torch.tensor(1)}, 0).mean()) == pytest.approx(11.1, abs=5 * 1.3 / 500**0.5)
+
+
+def test_joint_quality_and_stderr():
+    x = torch.zeros(4, 1).double()
+    low = Joint(shifted(quality=Quality.LOWER, stderr=0.2), "label", LOG_PRIOR)
+    found = low.log_prob(x)
+    assert found.quality is Quality.LOWER
+    posterior = low.posterior(x)
+    assert torch.allclose(found.stderr, 0.2 * posterior.square().sum(-1).sqrt())
+    with pytest.raises(Unsupported, match="constant"):
+        Joint(shifted(quality=Quality.UNNORMALISED), "label", LOG_PRIOR).log_prob(x)
+    assert "score" not in Joint(_silent(), "label", LOG_PRIOR).offers()
+
+
+def _silent() -> Model:
+    return shifted(offers=lambda self: frozenset({"sample"}))
+
+
+def test_guidance_telescopes():
+    u, ones = Rng(0).normal((6, 2), torch.float64), torch.ones(6, dtype=torch.float64)
+    c = {"label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    model = classes()
+    free, held = model.denoise(u, ones, ones), model.denoise(u, ones, ones, c)
+    for weight, want in [(0.0, free), (1.0, held), (3.0, free + 3 * (held - free))]:
+        assert torch.allclose(Guided(model, {"label": weight}).denoise(u, ones, ones, c), want)
+    # for classes with one covariance guidance moves the mean alone: D_w is the denoiser of m + w (m_c - m)
+    moved = classes()
+    moved.mean = moved.overall + 3 * (MEANS - moved.overall)
+    assert torch.allclose(Guided(model, {"label": 3.0}).denoise(u, ones, ones, c), moved.denoise(u, ones, ones, c))
+
+
+def test_guidance_by_two_givens_has_a_weight_each():
+    c = {"label": torch.tensor([2, 1]), "side": torch.tensor([1, 1])}
+    one = torch.ones(2)
+    got = Guided(shifted(), {"label": 3.0, "side": 0.5}).denoise(torch.zeros(2, 1), one, one, c)
+    assert torch.allclose(got[:, 0], torch.tensor([11.0, 8.0]).double())
+    got = Guided(shifted(), {"label": 3.0}).denoise(torch.zeros(2, 1), one, one, c)
+    assert torch.allclose(got[:, 0], torch.tensor([16.0, 13.0]).double())
+    got = Guided(shifted(), {"label": 3.0, "side": 0.5}).denoise(torch.zeros(2, 1), one, one, {"side": c["side"]})
+    assert torch.allclose(got[:, 0], torch.tensor([5.0, 5.0]).double())
+
+
+def test_guidance_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="colour"):
+        Guided(classes(), {"colour": 2.0})
+    with pytest.raises(Unsupported, match="denoise"):
+        Guided(_silent(), {})
+    assert Guided(classes(), {"label": 2.0}).offers() == {"denoise"}
+
+
+def test_fixed_is_the_model_given_that():
+    model, x = classes(), Rng(0).normal((5, 2), torch.float64)
+    held, c = Fixed(model, {"label": torch.tensor(1)}), {"label": torch.ones(5, dtype=torch.long)}
+    one, mask = torch.ones(5), torch.tensor([True, False]).expand(5, -1)
+    assert held.given == {}
+    assert torch.equal(held.log_prob(x).value, model.log_prob(x, c).value)
+    assert torch.equal(held.denoise(x, one, one), model.denoise(x, one, one, c))
+    assert torch.equal(held.score(x), model.score(x, c))
+    assert torch.equal(held.sample(5, None, 3), model.sample(1, c, 3)[0])
+    assert torch.equal(held.condition(x, mask).sample(2, Rng(0)), model.condition(x, mask, c).sample(2, Rng(0)))
+    with pytest.raises(ValueError, match="unknown"):
+        held.sample(2, {"label": torch.tensor(0)})
+
+
+def test_fixed_leaves_the_other_given_free():
+    held = Fixed(shifted(), {"side": torch.tensor(1)})
+    x = held.sample(2000, {"label": torch.tensor(2)}, 0)
+    assert float(x.mean()) == pytest.approx(12, abs=5 / 2000**0.5)
+    nothing = Fixed(shifted(), {})
+    assert nothing.sample(3, None, 0).shape == (3, 1)
+
+
+def test_relaxed_forwards_how_the_family_is_trained():
+    inner = type("Odd", (Gaussian,), {"batch_size": 7, "validate_by": "samples", "loss_unit": "none"})()
+    model = Relaxed(inner)
+    assert (model.batch_size, model.validate_by, model.loss_unit, model.closed) == (7, "samples", "none", True)
+    assert adapted(inner, real(2)) is inner
+    assert isinstance(adapted(inner, Space((1,), (Variable("k", "binary", 2),))), Relaxed)
+
+
+def test_relaxed_keeps_observed_entries_bit_identical():
+    model = Relaxed(Gaussian())
+    model.build(Space((2,), (Variable("a", mean=1e6, scale=1e-3), Variable("b", scale=3.0))))
+    x = torch.tensor([[1e6 + 1 / 3, 0.1]], dtype=torch.float64)
+    done = model.condition(x, torch.tensor([[True, False]])).sample(3, Rng(0))
+    assert (done[:, 0, 0] == x[0, 0]).all()
+    assert (done[:, 0, 1] != x[0, 1]).all()
