@@ -225,7 +225,7 @@ class Normal(Block):
         n, first, second = self._moments(*rows, R)
         n = n + 1e-9  # an empty component stays where it is
         mean = (first + 1e-9 * self.mean) / n
-        a, prior = self.smoothing, torch.diag(self.prior[0]) if self.full else self.prior
+        a, prior = max(self.smoothing, 1e-6), torch.diag(self.prior[0]) if self.full else self.prior
         if self.full:
             centred = second - n.unsqueeze(2) * mean.unsqueeze(2) * mean.unsqueeze(1)
             covariance = (centred + a * prior) / (n.unsqueeze(2) + a)

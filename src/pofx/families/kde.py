@@ -166,8 +166,8 @@ class KDE(Model):
         if i not in self.place:
             same = x.unsqueeze(1) == centre
             fits = ((x >= 0) & (x < v.levels) & (x == x.round())).unsqueeze(1)
-            mass = torch.where(same, 1 - h if v.levels > 1 else 1.0, h / max(v.levels - 1, 1)) * fits
-            return mass.to(x.dtype).log()
+            equal, other = x.new_tensor([1 - h if v.levels > 1 else 1.0, h / max(v.levels - 1, 1)])
+            return (torch.where(same, equal, other) * fits).log()
         columns = self.columns.take([self.place[i]]).to(x.device)
         a, b = columns.edges(x.unsqueeze(1))
         c = columns.coordinates(centre.unsqueeze(1)).squeeze(1)

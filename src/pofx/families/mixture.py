@@ -34,6 +34,7 @@ from pofx.model import Card, Conditional, Given, Model, Quality, Value
 from pofx.randomness import Rng
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+WORTH = 0.01  # nats a row that more components must gain on the validation rows
 FORMS = ("table", "binned", "normal")
 
 
@@ -129,7 +130,7 @@ class Mixture(Model):
             return Table(self.levels, self.smoothing, blur)
         if part.form == "binned":
             return Binned(len(part.entries), self.smoothing)
-        return Normal(len(part.entries), self.full, self.smoothing)
+        return Normal(len(part.entries), self.full, self.smoothing / 10)  # few parameters, and no level is unseen
 
     def offers(self) -> frozenset[str]:
         shared = any(i >= self.space.size for p in self.parts if p.form == "normal" for i in p.entries)
@@ -158,7 +159,7 @@ class Mixture(Model):
             loss, held = (self._loss(part, rng) if part is not None else math.nan for part in (train, valid))
             report({"step": step, "components": components, "loss": loss, "valid": held})
             score, since = (loss if valid is None else held), since + 1
-            if best is None or score < lowest:
+            if best is None or score < lowest - WORTH:
                 best, lowest, since = (self.log_pi, copy.deepcopy(self.blocks)), score, 0
             if since == 2 or time.process_time() - started > self.seconds:
                 break
