@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/loop_overhead.py [blocks] [steps]
 
-The model is an MLP 784-512-16-512-784 with a Bernoulli loss, 128 rows a step. Blocks of N steps run one after the other in
-turn. It is compared with a loop that only descends, and with one that also clips the gradient and averages the weights,
-as ours does. Medians of the CPU milliseconds of a step (so that a busy machine does not matter much), of the paired
+The model is an MLP 784-512-16-512-784 with a Bernoulli loss, 128 rows a step. Blocks of N steps run one after the other
+in turn. It is compared with a loop that only descends, and with one that also clips the gradient and averages the
+weights, as ours does. Medians of the CPU milliseconds of a step (so that a busy machine matters little), of the paired
 differences and of the paired ratios are printed.
 """
 

@@ -221,11 +221,14 @@ class Loop:
         return own if self.fabric.world_size == 1 else logging and self.fabric.broadcast(own)
 
     def _descend(self, player: Player, optimiser: Any, loss: Tensor, k: int) -> None:
-        grads = torch.autograd.grad(loss, player.params, allow_unused=True)
-        own = [torch.zeros_like(p) if g is None else g for p, g in zip(player.params, grads, strict=True)]
+        for p in player.params:
+            p.grad = None
+        loss.backward(inputs=player.params)  # the other players' gradients stay as they are
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in player.params]
         if self.fabric.world_size > 1:
             flat = self._shared(torch.cat([g.flatten() for g in own]))
-            own = [m.view_as(g) for g, m in zip(own, flat.split([g.numel() for g in own]), strict=True)]
+            means = flat.split([g.numel() for g in own])
+            own = [g.copy_(m.view(g.shape)) for g, m in zip(own, means, strict=True)]  # in the strides of p
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own))).float()
         for p, g in zip(player.params, own, strict=True):
             p.grad = g

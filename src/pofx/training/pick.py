@@ -113,7 +113,8 @@ def validated(model: Model, data: Data, seed: int) -> float:
     """
     valid = data.part("valid")
     valid = valid.take(torch.arange(min(ROWS, len(valid))))
-    found = model.log_prob(valid.x, valid.given or None, valid.observed, draws=DRAWS, rng=Rng.derive(seed, 5))
+    with torch.no_grad():
+        found = model.log_prob(valid.x, valid.given or None, valid.observed, draws=DRAWS, rng=Rng.derive(seed, 5))
     mean = float(found.value.double().mean())
     if not found.quality.guaranteed or not math.isfinite(mean):
         raise ValueError(f"its log p is {mean:.4g} ({found.quality.value}), which cannot be ranked")

@@ -3,7 +3,7 @@
     g = mean over processes of g_i,   each g_i over batch / processes rows
 
 Every process holds the same weights and draws the numbers of its own rows of the global batch, so that the model is
-the one that a single process finds, up to the order of sums. They talk over the loopback device alone, and the first one
+the one that a single process finds, up to the order of sums. They talk over the loopback device alone; the first one
 writes.
 """
 
@@ -100,7 +100,7 @@ def _each(asked: Asked, processes: int) -> Asked:
 
 
 def _spent(settings: Settings, processes: int) -> dict[str, float]:
-    """The readings of a process's own clocks at which the fit began: its CPU clock starts at 0, the wall clock is ours."""
+    """The readings of a process's clocks at which the fit began: its CPU clock starts at 0, the wall clock is ours."""
     cpu = CLOCKS["cpu"]() - settings.start["cpu"]
     return {"wall": settings.start["wall"], "cpu": -cpu / processes}
 
