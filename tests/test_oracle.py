@@ -344,3 +344,15 @@ def test_given_a_label_means_differ_and_others_are_refused():
     with pytest.raises(Unsupported):
         model.encode(x)
     assert dataclasses.is_dataclass(model.card)
+
+
+def test_paths_are_pinned():
+    """A wrong but self-consistent schedule passes every law, so the formulas are pinned at a few times."""
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    linear = torch.exp(-0.25 * t**2 * 19.9 - 0.05 * t)
+    assert torch.allclose(VP("linear").alpha(t), linear)
+    assert torch.allclose(VP().alpha(t), torch.tensor([0.98768834, 0.70710678, 0.15643447]).double())
+    assert torch.allclose(
+        VE(0.002, 80.0, 7.0).sigma(t), torch.tensor([0.01672075, 2.51521898, 45.31373409]).double(), rtol=1e-3
+    )
+    assert torch.allclose(Linear().alpha(t) + Linear().sigma(t), torch.ones(3).double())

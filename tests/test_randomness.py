@@ -40,7 +40,7 @@ def test_other_sources_are_refused(bad):
 
 
 def test_derived_streams_differ_in_every_word():
-    keys = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 1), (2**31, 5), (5, 2**31)]
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (2**31, 5, 0), (5, 2**31, 0), (0, 5, 2**31)]
     first = [float(Rng.derive(*key).uniform((), torch.float64)) for key in keys]
     assert len(set(first)) == len(keys)
     assert first == [float(Rng.derive(*key).uniform((), torch.float64)) for key in keys]

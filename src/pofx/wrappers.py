@@ -178,7 +178,8 @@ class Fixed(Model):
         return {**given, **{k: v.expand(rows, *v.shape) for k, v in self.values.items()}}
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        return self.inner.sample(1, self._with(given, count), rng)[0]
+        c = self._with(given, count)
+        return self.inner.sample(1, c, rng)[0] if c else self.inner.sample(count, None, rng)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         return self.inner.log_prob(x, self._with(given, len(x)), observed, draws, rng)

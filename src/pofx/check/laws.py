@@ -78,7 +78,7 @@ def _grid(p: Probe) -> tuple[Tensor, float]:
     """A grid of midpoints over all that matters, shifted at random so that its error is not systematic."""
     x = torch.cat([p.rows.x, p.draws("no given", {}, 512)] if "sample" in p.offers else [p.rows.x]).flatten(1).double()
     exact = p.values(p.rows.x[:2]).quality is Quality.EXACT
-    count = (2001 if exact else 801) if p.space.size == 1 else (161 if exact else 61)
+    count = (2001 if exact else 801) if p.space.size == 1 else (161 if exact else 41)
     middle, reach = (x.amax(0) + x.amin(0)) / 2, (x.amax(0) - x.amin(0)) / 2 + 3 * x.std(0)
     axes = [m + r * (2 * (torch.arange(count) + float(p.rng.uniform(()))) / count - 1) for m, r in zip(middle, reach)]
     points = torch.cartesian_prod(*axes).reshape(-1, p.space.size).reshape(-1, *p.space.shape)
@@ -252,6 +252,7 @@ def _features(x: Tensor) -> Tensor:
     return torch.cat([flat, flat.square(), flat * flat.roll(1, 1)], 1)
 
 
+@torch.no_grad()
 def denoising_has_its_limits(p: Probe) -> str:
     """No noise: u comes back. Much noise: about the mean. And only the ratio of alpha and sigma can matter."""
     m, u, n = p.model, p.chart_rows(), len(p.rows)
@@ -273,6 +274,7 @@ def denoising_has_its_limits(p: Probe) -> str:
     return f"error {float(little):.2f} of the noise's, {float(gap / spread_):.2f} from the mean"
 
 
+@torch.no_grad()
 def denoising_is_the_mean(p: Probe) -> str:
     """E[(u - D(u_t)) g(u_t)] = 0 for draws u of the model: what a conditional mean is."""
     u = p.model.chart.encode(p.draws("no given", {}, 2048), p.rng)

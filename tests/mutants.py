@@ -1,0 +1,164 @@
+"""One-line mutants of our own mathematics, each with the tests expected to kill it: who guards the guards?
+
+    python tests/mutants.py [part of a name ...]        prints killed or SURVIVED for each; exit status 1 if one survives
+
+src is copied to a temporary folder and changed there; the repository itself is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LONGEST = 300  # seconds; a mutant that hangs its tests is killed too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed line: old becomes new in a file below src/pofx, and the tests (pytest arguments) must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant("gaussian: denoise factor", "families/gaussian.py",
+           "shrink = a * values / (a**2 * values + s**2)", "shrink = a * values / (a * values + s**2)",
+           "test_oracle.py -k denoise_is"),
+    Mutant("gaussian: conditional covariance", "families/gaussian.py",
+           "covariance = s[~o][:, ~o] - gain", "covariance = s[~o][:, ~o] + gain", "test_oracle.py -k conditional"),
+    Mutant("gaussian: EM forgets the variance of what it fills in", "families/gaussian.py",
+           "s = centred.T @ centred / len(x) + extra", "s = centred.T @ centred / len(x)", "test_oracle.py -k em_"),
+    Mutant("gaussian: log determinant", "families/gaussian.py",
+           "- L.diagonal().log().sum()", "+ L.diagonal().log().sum()", "test_oracle.py -k scipys"),
+    Mutant("relaxed: sign of the weight", "wrappers.py",
+           "rng=rng).shifted(self._chart.log_weight(u, x))", "rng=rng).shifted(-self._chart.log_weight(u, x))",
+           "test_oracle.py -k unbiased"),
+    Mutant("relaxed: mean of draws", "wrappers.py",
+           "value = torch.logsumexp(log_w, 0) - math.log(draws)", "value = torch.logsumexp(log_w, 0)",
+           "test_oracle.py -k bound"),
+    Mutant("relaxed: Jacobian of a part", "wrappers.py",
+           "weight = self._chart.log_weight(u, x, observed)", "weight = self._chart.log_weight(u, x)",
+           "test_oracle.py -k relaxed"),
+    Mutant("relaxed: one u for all draws", "wrappers.py",
+           "self._chart.encode(rows, rng), masks", "self._chart.encode(rows), masks", "test_agreement.py -k bins"),
+    Mutant("chart: width of the bin", "kinds/relax.py",
+           "return slope + log_step", "return slope - log_step", "test_agreement.py test_oracle.py -k relaxed"),
+    Mutant("chart: noise off centre", "kinds/relax.py",
+           "(rng.uniform(tuple(x.shape), torch.float64) - 0.5)", "(rng.uniform(tuple(x.shape), torch.float64) - 0.4)",
+           "test_oracle.py -k unbiased"),
+    Mutant("chart: density of the code's noise", "kinds/relax.py",
+           "log_q = -0.5 * error.square().sum(-1)", "log_q = -1.0 * error.square().sum(-1)",
+           "test_oracle.py -k category"),
+    Mutant("likelihood: logistic interval", "kinds/likelihood.py",
+           "torch.log(-torch.expm1(-gap))", "torch.log(-torch.expm1(-gap / 2))", "test_kinds.py"),
+    Mutant("joint: prior", "wrappers.py",
+           "for p in parts], -1) + self.log_prior", "for p in parts], -1)", "test_wrappers.py -k joint"),
+    Mutant("guided: telescoping", "wrappers.py",
+           "total + weight * (guided - last)", "total + weight * guided", "test_wrappers.py -k guidance"),
+    Mutant("heun: average of the slopes", "engines/diffusion.py",
+           "(w + 0.5 * h * slope)", "(w + 0.4 * h * slope)", "test_engines.py -k 'order or draw'"),
+    Mutant("paths: rate of the linear schedule", "engines/diffusion.py",
+           "(self.beta_max - self.beta_min) * t**2", "(self.beta_max - self.beta_min) * t**3",
+           "test_oracle.py -k pinned"),
+    Mutant("paths: prior as a variance", "engines/diffusion.py",
+           "rng.normal(shape, dtype) * _end_std(path, data_std)", "rng.normal(shape, dtype) * _end_std(path, 1.0) ** 2",
+           "test_oracle.py -k samplers"),
+    Mutant("ancestral: noise", "engines/diffusion.py",
+           "return u + tau * rng.normal", "return u + 3 * tau * rng.normal", "test_oracle.py -k samplers"),
+    Mutant("ode: sign of the divergence", "engines/ode.py",
+           "log_prior(z) + integrals.mean(1)", "log_prior(z) - integrals.mean(1)", "test_oracle.py -k ode"),
+    Mutant("guidance: sign of the residual", "engines/guidance.py",
+           "return (d + covariance(weights)).detach()", "return (d - covariance(weights)).detach()",
+           "test_oracle.py -k guidance"),
+    Mutant("bound: weight of the integral", "engines/bound.py",
+           "half = 0.5 * span.width", "half = 0.25 * span.width", "test_family_diffusion.py"),
+    Mutant("hmc: kinetic energy", "engines/mcmc.py",
+           "0.5 * (v**2 - u**2)", "0.5 * (u**2 - v**2)", "test_engines_chains.py"),
+    Mutant("ais: sign of the reverse", "engines/ais.py",
+           'LogZ(-value, stderr, "upper"', 'LogZ(value, stderr, "upper"', "test_engines_chains.py -k anneal"),
+    Mutant("impute: weight of a particle", "tasks/impute.py",
+           "log_w = log_w + torch.where(mask", "log_w = log_w - torch.where(mask", "test_tasks.py -k particles"),
+    Mutant("impute: Metropolis ratio", "tasks/impute.py",
+           "log_weight(fresh) - log_weight(z)", "log_weight(z) - log_weight(fresh)", "test_tasks.py -k gibbs"),
+    Mutant("impute: Langevin noise", "tasks/impute.py",
+           "(2 * step) ** 0.5", "(0.5 * step) ** 0.5", "test_oracle.py -k rough"),
+    Mutant("anomaly: sign", "tasks/anomaly.py",
+           "Answer(-found.value, found.unit", "Answer(found.value, found.unit", "test_agreement.py -k anomaly"),
+    Mutant("conformal: one more", "metrics/scores.py",
+           'return (1 + len(cal) - np', 'return (len(cal) - np', "test_agreement.py test_metrics.py -k 'p_values or pvalues'"),
+    Mutant("quality: lower and upper", "records.py",
+           "return self if self is other else Quality.ESTIMATE", "return self", "test_agreement.py -k quality"),
+    Mutant("rng: slice of a batch", "randomness.py",
+           "full[:, rows.start : rows.start + rows.count]", "full[:, : rows.count]", "test_randomness.py"),
+    Mutant("rng: Gumbel", "randomness.py",
+           "logits.float() - torch.log(", "logits.float() + torch.log(", "test_randomness.py -k laws"),
+    Mutant("flow: slope of the inverse spline", "nn/bijections.py",
+           "log_slope = -log_slope if inverse else log_slope", "log_slope = log_slope * 1.0", "test_family_flow.py"),
+    Mutant("flow: log determinant of a layer", "nn/bijections.py",
+           "return z, log_slope.sum(1)", "return z, -log_slope.sum(1)", "test_family_flow.py"),
+    Mutant("kde: a row explains itself", "families/kde.py",
+           "log_k[torch.arange(len(log_k)), index[part]] = -torch.inf", "pass", "test_family_kde.py"),
+    Mutant("vae: sign in the KL", "families/vae.py",
+           "- q.stddev.log()", "+ q.stddev.log()", "test_family_vae.py"),
+    Mutant("loop: average of the weights", "training/loop.py",
+           "self.parameters, 1 - decay)", "self.parameters, decay)", "test_training.py"),
+)  # fmt: skip
+
+
+def run(mutant: Mutant) -> bool:
+    """Whether its tests fail on the mutant.
+
+    Raises:
+        ValueError: the line to change is not there exactly once, so the list is out of date.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        path = copy / "pofx" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{mutant.name}: {mutant.old!r} is {text.count(mutant.old)} times in {mutant.file}.")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        return not passes(copy, mutant.tests)
+
+
+def passes(src: Path, tests: str) -> bool:
+    """Whether the tests pass on a source folder."""
+    import shlex
+
+    words = [str(ROOT / "tests" / w) if w.endswith(".py") else w for w in shlex.split(tests)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *words]
+    environment = {**os.environ, "PYTHONPATH": str(src), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, cwd=src.parent, env=environment, capture_output=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode not in (0, 1):  # 2-5: not a test that failed but tests that could not run
+        raise ValueError(f"pytest {tests} could not run:\n{done.stdout.decode()[-2000:]}")
+    return done.returncode == 0
+
+
+def main(parts: list[str]) -> int:
+    """Run the mutants whose names hold one of the parts; the number of survivors."""
+    survivors = 0
+    for mutant in MUTANTS:
+        if parts and not any(part in mutant.name for part in parts):
+            continue
+        killed = run(mutant)
+        survivors += not killed
+        print(f"{'killed' if killed else 'SURVIVED':9} {mutant.name}", flush=True)
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(sys.argv[1:])))
