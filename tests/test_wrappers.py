@@ -185,3 +185,24 @@ def test_relaxed_keeps_observed_entries_bit_identical():
     done = model.condition(x, torch.tensor([[True, False]])).sample(3, Rng(0))
     assert (done[:, 0, 0] == x[0, 0]).all()
     assert (done[:, 0, 1] != x[0, 1]).all()
+
+
+class _NoisyBound(Gaussian):
+    """A Gaussian whose log p is shaken by noise of mean -s^2/2: its exponential is unbiased, its mean is a bound."""
+
+    def _log_prob(self, x, given, observed, draws, rng):
+        exact = super()._log_prob(x, given, observed, draws, rng).value
+        return Value(exact - 0.5 + 4.0 * rng.normal((len(x),), torch.float64), Quality.LOWER)
+
+
+def test_relaxed_averages_the_noisy_bounds_of_its_inner_model():
+    """log mean exp of noisy bounds would lie far above log p; their mean lies below it."""
+    space = Space((1,), (Variable("k", "ordinal", 5, mean=2.0, scale=1.5),))
+    noisy, exact = (Relaxed(kind()).build(space) for kind in (_NoisyBound, Gaussian))
+    x = torch.arange(5.0).double().repeat(200)[:, None]
+    bound = noisy.log_prob(x, draws=64, rng=0)
+    truth = exact.log_prob(x, draws=64, rng=1).value
+    gap = bound.value - truth
+    assert bound.quality is Quality.LOWER
+    assert float(gap.mean()) < -0.3
+    assert float(gap.mean()) > -0.9

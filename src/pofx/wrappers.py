@@ -103,6 +103,9 @@ class Relaxed(Model):
             return value.shifted(self._chart.log_weight(u, x))
         terms = [self._bound(x, given, rng) for _ in range(draws)]
         log_w = torch.stack([t.value for t in terms])
+        if terms[0].quality is Quality.LOWER:  # noisy bounds are no unbiased weights: only their mean bounds log p
+            stderr = log_w.std(0) / math.sqrt(draws) if draws > 1 else terms[0].stderr
+            return Value(log_w.mean(0), Quality.LOWER, stderr, {"draws": draws})
         weights = (log_w - log_w.max(0).values).exp()
         stderr = weights.std(0) / weights.mean(0) / math.sqrt(draws) if draws > 1 else terms[0].stderr
         value = torch.logsumexp(log_w, 0) - math.log(draws)
