@@ -234,7 +234,8 @@ def _row(spec: dict[str, Any]) -> dict[str, Any]:
         return json.loads(path.read_text())
     log = Path(spec["folder"]) / "log.txt"
     tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-    return {"family": spec["name"], "error": f"the process ended without an answer {' '.join(tail)}".strip()}
+    words = {"family": spec["name"], "baseline": spec["family"] in BASELINE_NAMES}
+    return {**words, "error": f"the process ended without an answer: {' '.join(tail)}".rstrip(": ")}
 
 
 def _pair(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -1,0 +1,282 @@
+"""Sections: the summary in words, the matrix of ranks, the leaderboard, the glossary and the settings, from the rows.
+
+Offers `summary`, `matrix`, `leaderboard`, `glossary`, `settings`: HTML.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from pofx.reporting.evidence import Evidence
+from pofx.reporting.numbers import (
+    BY_FIELD,
+    QUESTIONS,
+    Column,
+    Row,
+    beaten_by_nothing,
+    blocks,
+    columns_of,
+    half_width,
+    level_with,
+    likelihood_field,
+    ranks,
+    shown,
+)
+from pofx.reporting.style import escape, figure, name_of
+from pofx.tasks.base import MEANING
+from pofx.tasks.compare import Comparison, wins
+
+HEAT = ("#cfe8d2", "#e1f0e2", "#eff6ef")
+
+
+def summary(found: Comparison) -> str:
+    """One paragraph: who is best for which question, and whether anyone is best at everything."""
+    wins_of: dict[str, list[str]] = {}
+    asked = [f for f in (likelihood_field(found), *QUESTIONS) if f in {c.field for c in columns_of(found)}]
+    for field in dict.fromkeys(asked):
+        best = found.best(field)
+        if best is not None:
+            wins_of.setdefault(best, []).append(_claim(found, field))
+    if not wins_of:
+        return '<p class="lead">No family has an answer that may win anything; the rows below say why.</p>'
+    fair = sum(wins(r) for r in found.rows)
+    if fair == 1:
+        head = "One family was measured, so it has only the baselines to beat."
+    elif len(wins_of) == 1:
+        head = f"<b>{escape(next(iter(wins_of)))}</b> is ahead on every question asked here, which is rare."
+    else:
+        head = f"No family is best at everything: {len(wins_of)} of {fair} families win something."
+    words = [f"<b>{escape(name)}</b> {_joined(claims)}" for name, claims in wins_of.items()]
+    return f'<p class="lead">{head} {". ".join(words)}.</p>{_warnings(found)}'
+
+
+def matrix(seen: Evidence) -> str:
+    """Ranks of every family in every question, as a heat table."""
+    found = seen.found
+    columns = [c for c in columns_of(found) if c.field not in ("density", "peak_mb")]
+    rows = [r for r in found.rows if wins(r)]
+    if len(rows) < 2:
+        return ""
+    table = {c.field: ranks(found.rows, c.field) for c in columns}
+    level = {c.field: level_with(found, c.field) for c in columns}
+    head = "<th>family</th>" + "".join(
+        f"<th>{escape(c.question)}<small>{escape(c.title)}</small></th>" for c in columns
+    )
+    body = []
+    for row in rows:
+        cells = [_rank(table[c.field].get(row["family"]), row["family"] in level[c.field]) for c in columns]
+        body.append(f"<tr><td>{name_of(row['family'], seen.colours)}</td>{''.join(cells)}</tr>")
+    return figure(
+        f'<div class="scroll"><table class="heat"><tr>{head}</tr>{"".join(body)}</table></div>',
+        "Ranks among the families that may win, 1 is best. “=” cannot be told from the best: its interval "
+        "overlaps, or its "
+        "paired difference in log p includes 0. A dash: no answer, or (for log p) none that is guaranteed. "
+        "Read a row to know a family, a column to choose one.",
+    )
+
+
+def leaderboard(seen: Evidence) -> str:
+    """Two blocks of rows: guaranteed log p, ranked; and all else. Costs to the right."""
+    found, columns = seen.found, columns_of(seen.found)
+    best = {c.field: found.best(c.field) for c in columns}
+    extra = "<th>behind<small>nats a row</small></th><th class='left'>log p is</th>"
+    head = "<th>family</th>" + _head(columns[0]) + extra + "".join(_head(c) for c in columns[1:])
+    lines = []
+    titles = (
+        "Guaranteed: log p is exact or a lower bound, so the truth is at least this good. Ranked.",
+        "Not guaranteed: log p is an estimate, an upper bound, unnormalised or absent. Not ranked by it.",
+    )
+    for title, rows in zip(titles, blocks(found), strict=True):
+        if rows:
+            lines.append(f'<tr class="block"><td colspan="{len(columns) + 3}">{title}</td></tr>')
+        lines += [_line(seen, row, columns, best) for row in rows]
+    return figure(
+        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>',
+        "± is half of a 95 % interval. Green: best of the column among those that may win (baselines and copies "
+        'may not). <span class="below">Brown ▽</span>: no better than treating every entry by itself. '
+        "“Behind” is the mean difference in log p to the best family on the same rows, with its paired 95 % "
+        "interval: far tighter than the two "
+        "separate intervals, because rows that are hard for one are hard for the other.",
+    )
+
+
+def glossary(seen: Evidence) -> str:
+    """What every number means, how good a log p may be, and what the baselines are for."""
+    items = [(c.title, f"{c.unit}; {c.better} is better", c.meaning) for c in columns_of(seen.found)]
+    items += [(q.value, "quality of a log p", words.split(": ", 1)[1].capitalize()) for q, words in MEANING.items()]
+    items += [
+        ("interval", "95 %", "Covers the noise of a finite number of held-out rows and samples. It does not "
+                             "cover the luck of "
+         "one training run: another seed, or a longer budget, may change an order by more."),
+        ("behind", "nats a row", "Log p of the best family minus log p of this one on the same held-out rows, "
+                                 "averaged. "
+         "An interval that excludes 0 means that the order is not luck of the rows."),
+        ("independent", "baseline", "Every entry by its own histogram, as if nothing depended on anything. A "
+                                    "family that does "
+         "not beat it has learnt no dependence."),
+        ("copy", "baseline", "Draws rows of the training set. It looks perfect by eye and must be flagged; an "
+                             "unseen row has "
+         "probability 0."),
+        ("uniform", "baseline", "Every x is equally likely: what knowing only the range of the data is worth."),
+        ("COPY", "flag", "Samples lie nearer to training rows than to held-out rows more often than chance allows "
+         "(p &lt; 0.001). A model that stores its data generalises nothing and may leak it, so it wins nothing here."),
+    ]  # fmt: skip
+    body = "".join(
+        f"<dt>{escape(title)}<small>{escape(unit)}</small></dt><dd>{words if '&lt;' in words else escape(words)}</dd>"
+        for title, unit, words in items
+    )
+    return f'<dl class="words">{body}</dl>'
+
+
+def settings(seen: Evidence) -> str:
+    """What was compared, on what, with what: enough to do it again."""
+    import numpy as np
+    import torch
+
+    from pofx import __version__
+
+    found, data = seen.found, seen.data
+    split = ", ".join(f"{len(v)} {k}" for k, v in sorted(data.split.items(), key=lambda i: -len(i[1])))
+    given = ", ".join(data.given_spaces) or "nothing"
+    pairs = [
+        (
+            "data",
+            f"{data.name}: {len(data)} rows of shape {' x '.join(map(str, data.space.shape))}; {split}; given {given}",
+        ),
+        ("fingerprint", found.settings.get("fingerprint", "?")),
+        ("unit of log p", data.space.unit()),
+        *((k, v) for k, v in found.settings.items() if k != "fingerprint"),
+        ("fitted with", _versions(found.folder)),
+        ("report by", f"pofx {__version__}, torch {torch.__version__}, numpy {np.__version__}"),
+        ("hardware", f"{_processor()}, {platform.system()}, Python {platform.python_version()}"),
+    ]
+    rows = "".join(f"<tr><td>{escape(k)}</td><td class='left'>{escape(v)}</td></tr>" for k, v in pairs)
+    notes = "".join(f"<li>{escape(n)}</li>" for n in data.notes[:40])
+    told = f"<h3>What reading the data decided</h3><ul class='note'>{notes}</ul>" if notes else ""
+    return f"<table>{rows}</table>{told}{_failures(seen)}"
+
+
+def _claim(found: Comparison, field: str) -> str:
+    best = found.best(field)
+    row = next(r for r in found.rows if r["family"] == best)
+    column, number = BY_FIELD[field], shown(row[field], BY_FIELD[field].digits)
+    spoken = {
+        "bits_per_dim": f"{number} bits a dimension, {row.get('quality')}",
+        "nats": f"{number} nats a row, {row.get('quality')}",
+        "fit_seconds": f"{number} s",
+        "sample_ms": f"{number} ms each",
+    }
+    rivals = level_with(found, field)
+    tied = f"; level with it: {', '.join(map(escape, rivals))}" if rivals else ""
+    return f"{QUESTIONS[field]} ({spoken.get(field, f'{column.title} {number}')}{tied})"
+
+
+def _joined(claims: Sequence[str]) -> str:
+    return claims[0] if len(claims) == 1 else ", ".join(claims[:-1]) + ", and " + claims[-1]
+
+
+def _warnings(found: Comparison) -> str:
+    lines = []
+    failed = [r["family"] for r in found.rows if r.get("error")]
+    copies = [r["family"] for r in found.rows if r.get("copying") and not r.get("baseline")]
+    field = likelihood_field(found)
+    idle = [r["family"] for r in found.rows if beaten_by_nothing(found, r, field)]
+    if failed:
+        lines.append(f"Failed, with the reason at the end of the page: {', '.join(failed)}.")
+    if copies:
+        lines.append(f"Flagged as copies of the training set, so they win nothing: {', '.join(copies)}.")
+    if idle:
+        lines.append(f"In log p no better than entries drawn one by one (at this budget): {', '.join(idle)}.")
+    return "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
+
+
+def _rank(rank: int | None, level: bool) -> str:
+    if rank is None:
+        return '<td class="muted">–</td>'
+    colour = HEAT[rank - 1] if rank <= len(HEAT) else "#fff"
+    return f'<td style="background:{colour}">{f"<b>{rank}</b>" if rank == 1 else rank}{" =" if level else ""}</td>'
+
+
+def _head(column: Column) -> str:
+    arrow = {"higher": "↑", "lower": "↓"}.get(column.better, "→ 0.5")
+    return f"<th>{escape(column.title)}<small>{arrow}</small></th>"
+
+
+def _line(seen: Evidence, row: Row, columns: Sequence[Column], best: dict[str, str | None]) -> str:
+    tags = ' <span class="tag copy">COPY</span>' * bool(row.get("copying"))
+    tags += " <small>baseline</small>" * bool(row.get("baseline"))
+    name = f"<td>{name_of(row['family'], seen.colours)}{tags}</td>"
+    if row.get("error"):
+        words = " ".join(str(row["error"]).split())[:200]
+        return f'<tr>{name}<td class="left muted" colspan="{len(columns) + 2}">failed: {escape(words)}</td></tr>'
+    cells = [_value(seen.found, row, c, best[c.field] == row["family"]) for c in columns]
+    cells[1:1] = [_behind(row), f'<td class="left">{_quality(row)}</td>']
+    return f'<tr class="{"baseline" if row.get("baseline") else ""}">{name}{"".join(cells)}</tr>'
+
+
+def _value(found: Comparison, row: Row, column: Column, best: bool) -> str:
+    value = row.get(column.field)
+    words = escape(shown(value, column.digits))
+    half = half_width(row, column) if value is not None else None
+    under = f"±{shown(half, column.digits)}" if half is not None else ""
+    if column.field in ("bits_per_dim", "nats"):
+        under = under if value is not None else _no(row)
+    below = not best and value is not None and beaten_by_nothing(found, row, column.field)
+    kind = "best" if best else "below" if below else ""
+    return f'<td class="{kind}">{words}{" ▽" * below}<small>{under}</small></td>'
+
+
+def _no(row: Row) -> str:
+    return "no density" if "no_density" in row else "−∞ on some row" if row.get("quality") else ""
+
+
+def _quality(row: Row) -> str:
+    return escape(row["quality"]) if row.get("quality") else '<span class="muted">none</span>'
+
+
+def _behind(row: Row) -> str:
+    gap = row.get("behind")
+    if not gap or gap.get("nats") is None:
+        return "<td></td>"
+    return (
+        f"<td>{shown(gap['nats'], 2)}<small>{shown(gap['low'], 2)} to {shown(gap['high'], 2)}</small></td>"
+        if gap.get("low") is not None
+        else f"<td>{shown(gap['nats'], 2)}</td>"
+    )
+
+
+def _versions(folder: Path) -> str:
+    for path in sorted(folder.glob("*/model/model.json")):
+        try:
+            return ", ".join(f"{k} {v}" for k, v in json.loads(path.read_text())["versions"].items())
+        except (OSError, ValueError, KeyError):
+            continue
+    return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]}, {len(names)} processors" if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _failures(seen: Evidence) -> str:
+    """Tracebacks of families that failed, one for all that failed alike; and refused questions."""
+    alike: dict[str, list[str]] = {}
+    refused = []
+    for row in seen.found.rows:
+        if row.get("error"):
+            trace = seen.folder(row["family"]) / "error.txt"
+            tail = trace.read_text(errors="replace")[-1500:] if trace.exists() else str(row["error"])
+            alike.setdefault(tail, []).append(row["family"])
+        if not row.get("baseline"):
+            refused += [(row["family"], what, why) for what, why in (row.get("why") or {}).items()]
+    parts = [f"<p><b>{escape(', '.join(n))}</b> failed:</p><pre>{escape(tail)}</pre>" for tail, n in alike.items()]
+    parts += [f'<p class="note"><b>{escape(f)}</b>, no {escape(w)}: {escape(why)}</p>' for f, w, why in refused]
+    return ("<h3>What is missing, and why</h3>" if parts else "") + "".join(parts)
