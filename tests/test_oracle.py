@@ -15,6 +15,7 @@ from pofx.engines import diffusion, guidance
 from pofx.engines.diffusion import VE, VP, Linear
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
+from pofx.kinds.relax import CODE_NOISE, Chart
 from pofx.model import Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.density import density
@@ -356,3 +357,15 @@ def test_paths_are_pinned():
         VE(0.002, 80.0, 7.0).sigma(t), torch.tensor([0.01672075, 2.51521898, 45.31373409]).double(), rtol=1e-3
     )
     assert torch.allclose(Linear().alpha(t) + Linear().sigma(t), torch.ones(3).double())
+
+
+def test_category_weight_is_bayes_rule():
+    """Weights of a narrow q have a heavy tail that hides errors from z-scores, so the formula itself is checked."""
+    chart = Chart(Space((1,), (Variable("k", "category", 5),)))
+    x = torch.arange(5, dtype=torch.float64)[:, None].repeat(20, 1)
+    u = chart.encode(x, Rng(0)).double()
+    centres = chart.encode(torch.arange(5, dtype=torch.float64)[:, None]).double()
+    log_q = torch.distributions.Normal(centres, CODE_NOISE).log_prob(u[:, None]).sum(-1)  # (100, 5)
+    index = x.long()
+    want = (log_q.log_softmax(1) - log_q).gather(1, index)[:, 0]
+    assert torch.allclose(chart.log_weight(u, x), want, atol=1e-4)
