@@ -64,6 +64,17 @@ class Table(Block):
     `blur` smooths ordered columns: the table is T q with a fixed T of that width in levels, and q is what is fitted.
     """
 
+    sizes: Tensor
+    offsets: Tensor
+    column: Tensor
+    log_p: Tensor
+    sharp: Tensor
+    prior: Tensor
+
+    sizes: Tensor
+    offsets: Tensor
+    column: Tensor
+
     def __init__(self, levels: list[int], smoothing: float, blur: list[float] | None = None) -> None:
         super().__init__()
         self.levels, self.smoothing = levels, smoothing
@@ -72,9 +83,8 @@ class Table(Block):
         self.register_buffer("sizes", sizes, persistent=False)
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
         self.register_buffer("column", torch.repeat_interleave(column, sizes), persistent=False)
-        for name in ("log_p", "sharp"):
+        for name in ("log_p", "sharp", "prior"):
             self.register_buffer(name, torch.zeros(sum(levels), 1, dtype=torch.float64))
-        self.register_buffer("prior", torch.zeros(sum(levels), 1, dtype=torch.float64))
 
     def prepare(self, x: Tensor, mask: Tensor | None, train: bool = False) -> tuple[Tensor, Tensor | None]:
         index = torch.minimum(x.long().clamp_min(0), self.sizes - 1) + self.offsets

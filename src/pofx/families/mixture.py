@@ -167,7 +167,7 @@ class Mixture(Model):
         self.log_pi, self.blocks = best
 
     def _fit_components(self, components: int, rows: list[Any], features: Tensor, rng: Rng) -> int:
-        mixture = Mixed(list(self.blocks), self.log_pi)
+        mixture = Mixed(list(self.blocks), self.log_pi)  # type: ignore[arg-type]
         best_start(mixture, rows, features, components, self.restarts if components > 1 else 1, rng)
         trace = em(mixture, rows, self.iterations, self.tolerance)
         self.log_pi = mixture.log_pi
