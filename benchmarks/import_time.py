@@ -2,7 +2,7 @@
 
     python benchmarks/import_time.py [repeats]
 
-Fresh processes in turn; CPU seconds (user and system) and wall seconds, the least of the repeats, for other programs can
+Fresh processes in turn; CPU seconds (user and system) and wall seconds, the least of the repeats, for others can
 only add to them. `pofx --help` must not import torch.
 """
 
