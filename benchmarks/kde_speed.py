@@ -66,10 +66,8 @@ def main() -> None:
                 some = torch.cat([log_p.argsort()[:250], torch.arange(250)])
                 exact = exact_log_kernel_sum(q[some] / h, c / h) - math.log(len(c)) - 8 * math.log(h) - 4 * LOG_2PI
                 errors = [float((v[some] - exact).abs().max()) for v in (log_p, want)]
-                print(
-                    f"{kind:>9} {offset:7.0f} {h:5.2f} {a:7.2f} {b:8.2f} {b / a:6.1f} {errors[0]:9.1e} {errors[1]:14.1e}",
-                    flush=True,
-                )
+                line = f"{kind:>9} {offset:7.0f} {h:5.2f} {a:7.2f} {b:8.2f} {b / a:6.1f}"
+                print(f"{line} {errors[0]:9.1e} {errors[1]:14.1e}", flush=True)
 
 
 if __name__ == "__main__":
