@@ -579,6 +579,7 @@ def test_a_fit_killed_twice_goes_on_too(tmp_path, uninterrupted) -> None:
     assert same(resumed, uninterrupted) and untimed(resumed.history) == untimed(uninterrupted.history)
 
 
+@pytest.mark.slow
 def test_an_interrupted_program_goes_on_in_a_new_one(tmp_path) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
     stopped = script(tmp_path, folder, "begin", "interrupt:41")
@@ -736,7 +737,7 @@ def test_two_processes_drop_resume_and_fail_like_one(tmp_path) -> None:
     with pytest.raises(Diverged, match="not a finite number by step 20"):
         fitted(rows(), Small(bad=20), "30 steps", processes=2, folder=tmp_path / "bad")
     timed = fitted(rows(), Small, "4 s", processes=2, folder=tmp_path / "timed")
-    assert timed.record["plan"]["steps"] > 1
+    assert timed.record["plan"]["steps"] >= 1 and timed.record["plan"]["measured"]
 
 
 def test_processes_need_a_folder_and_a_number(tmp_path) -> None:

@@ -10,6 +10,7 @@ writes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -76,6 +77,7 @@ def _wait(context: Any) -> None:
 def _work(rank: int, processes: int, data: Data, family: Any, settings: Settings, queue: Any) -> None:
     """What each process does."""
     os.environ["LOCAL_RANK"] = str(rank)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         fabric = fabric_of(settings.device, devices=processes, strategy="ddp")
         fabric.launch()
