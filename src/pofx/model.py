@@ -9,6 +9,7 @@ Draws lead: `sample` gives `(n, *batch, *event)`; `log_prob` gives `(*batch,)` i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,7 +82,7 @@ class Model(nn.Module):
         batch, flat = self._flat_given(given, ())
         rows = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in flat.items()}
         with torch.no_grad():
-            x = self._sample(n * _prod(batch), rows, self._rng(rng))
+            x = self._sample(n * math.prod(batch), rows, self._rng(rng))
         return x.reshape(n, *batch, *self.space.shape)
 
     def log_prob(
@@ -243,10 +244,3 @@ class Model(nn.Module):
                 )
             batch, flat[name] = own, value.reshape(-1, *shape).to(self.device)
         return batch, flat
-
-
-def _prod(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
