@@ -4,7 +4,7 @@
     hooks   _build _sample _log_prob _condition _denoise _encode _decode _score _steps  and  _players or _fit_closed
 
 A family fills the hooks it can; `offers()` says which. Hooks see flat rows: x `(B, *event)`, each given `(B, *event)`.
-Draws lead: `sample` gives `(n, *batch, *event)`; `log_prob` gives `(*batch,)` in nats per event, every Jacobian included.
+Draws lead: `sample` gives `(n, *batch, *event)`; `log_prob` gives `(*batch,)`, nats per event, Jacobians included.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Model(nn.Module):
         return frozenset(filled | ({"score"} if "log_prob" in filled and self.space.standard else set()))
 
     def sample(self, n: int, given: Given | None = None, rng: Rng | torch.Generator | int | None = None) -> Tensor:
-        """Draw x ~ p(x | given): `(n, *batch, *event)`; given values are `(*batch, *given_event)`, no given: no batch."""
+        """Draw x ~ p(x | given): `(n, *batch, *event)`; each given is `(*batch, *given_event)`; none: no batch axes."""
         self._need("sample")
         batch, flat = self._flat_given(given, ())
         rows = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in flat.items()}
