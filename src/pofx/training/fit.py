@@ -72,11 +72,10 @@ def fit(
     asked = Asked(Budget.parse(budget), seed, batch, threads, precision)
     data = open_data(source, given=given)
     target = _folder(folder, resume)
-    hyper = dict(hyper_parameters or {})
-    settings = Settings(asked, start, target, resume, checkpoint_seconds, device, progress, hyper)
+    settings = Settings(asked, start, target, resume, checkpoint_seconds, device, progress, dict(hyper_parameters or {}))
     if family is None:
         family, settings = _picked(data, settings)
-    model = built(family, data, seed, hyper)
+    model = built(family, data, seed, settings.hyper_parameters)
     if processes != 1 and not model.closed:
         return fit_in_processes(data, family, processes, target, settings)
     fabric = fabric_of(device)

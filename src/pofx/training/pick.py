@@ -23,10 +23,10 @@ from pofx.training.budget import CLOCKS, Budget
 from pofx.training.run import Settings, built, fabric_of, run
 from pofx.training.validation import ROWS
 
-CLOSED = ("gaussian", "mixture", "kde")
+CLOSED = ("gaussian", "kde", "mixture")  # the cheapest first
 TRAINED = ("autoregressive", "flow", "vae")
-SHARE = 0.35  # of the budget that picking may take
-LEAST = 0.7  # seconds below which a short fit says nothing
+SHARE = 0.37  # of the budget that picking may take
+LEAST, PART = 0.7, 0.08  # seconds, and part of the budget, below which a short fit says nothing
 MANY = 20_000  # training rows that are enough to choose by
 DRAWS = 8  # of a lower bound, the same for every family
 EXPECTED = (ValueError, RuntimeError, ImportError)  # Unsupported, Diverged and linear algebra are RuntimeErrors
@@ -82,7 +82,7 @@ def pick(data: Data, settings: Settings) -> Pick:
 def _turns(settings: Settings, scores: dict[str, float]) -> Iterator[tuple[str, Budget | None]]:
     """Each candidate with its share of the budget, None where nothing is left for it."""
     total, now = settings.asked.budget, CLOCKS[settings.asked.budget.clock]
-    begun = now()
+    begun, least = now(), max(LEAST, PART * (total.seconds or 0.0))
     for name in CLOSED:
         late = total.seconds is not None and now() - begun > SHARE / 2 * total.seconds
         yield name, None if late and scores else total
@@ -92,8 +92,8 @@ def _turns(settings: Settings, scores: dict[str, float]) -> Iterator[tuple[str, 
             yield name, Budget(steps=max(1, int(SHARE * total.steps / len(TRAINED))))
             continue
         left = SHARE * (total.seconds or 0.0) - (now() - begun)
-        share = max(left / many, min(left, LEAST))  # fewer candidates rather than fits that say nothing
-        yield name, Budget(seconds=share, clock=total.clock) if share >= LEAST or not scores else None
+        share = max(left / many, min(left, least))  # fewer candidates rather than fits that say nothing
+        yield name, Budget(seconds=max(share, LEAST), clock=total.clock) if share >= least or not scores else None
 
 
 def _score(name: str, data: Data, budget: Budget, settings: Settings) -> float:
