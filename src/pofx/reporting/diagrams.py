@@ -144,7 +144,8 @@ def _notes(core: nn.Module | None, edges: Sequence[Edge], sketch: Sketch | None)
 def _layers(edges: Sequence[Edge]) -> tuple[dict[str, int], list[Edge]]:
     """Node -> column by the longest path, and the edges that would turn back."""
     column: dict[str, int] = {}
-    back, forward = [], []
+    back: list[Edge] = []
+    forward: list[Edge] = []
     for edge in edges:
         (back if _reaches(forward, edge[1], edge[0]) else forward).append(edge)
     nodes = list(dict.fromkeys(n for e in edges for n in e[:2]))

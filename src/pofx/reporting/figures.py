@@ -28,7 +28,8 @@ def curves(seen: Evidence) -> str:
         return missing(f"No family has a learning curve.{words}")
     rows = -(-len(drawn) // ACROSS)
     sketch = blank(11.8, 2.7 * rows)
-    sketch.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr]
+    engine: Any = sketch.get_layout_engine()
+    engine.set(h_pad=0.12, w_pad=0.08)
     grid = sketch.subplots(rows, ACROSS, squeeze=False)
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
@@ -52,11 +53,11 @@ def histograms(seen: Evidence, columns: int = FEW) -> str:
     sketch = blank(11.8, 1.15 * len(fakes) + 0.5)
     grid = sketch.subplots(len(fakes), len(picked), squeeze=False)
     real = seen.test.x.flatten(1).double().numpy()
-    for axes, (name, tensors) in zip(grid, fakes, strict=True):
+    for row, (axes, (name, tensors)) in enumerate(zip(grid, fakes, strict=True)):
         fake = tensors["samples"].flatten(1).double().numpy()
         for k, j in enumerate(picked):
             _histogram(axes[k], real[:, j], fake[:, j], space.variable(j), seen.colours[name])
-            if axes is grid[0]:
+            if row == 0:
                 axes[k].set_title(space.variable(j).name[:22], fontsize=9, color=INK)
         axes[0].set_ylabel(name[:14], rotation=0, ha="right", va="center", color=INK, fontsize=9)
     more = f" (the first {len(picked)} of {space.size})" if space.size > len(picked) else ""
@@ -82,8 +83,11 @@ def pairs(seen: Evidence) -> str:
         axes.set_axis_off()
     for axes, (name, x, colour) in zip(grid.flat, clouds, strict=False):
         flat = x[:POINTS].flatten(1).double().numpy()
-        axes.scatter(flat[:, first], flat[:, second], s=5, alpha=0.5, color=colour, linewidths=0)
+        axes.scatter(
+            flat[:, first], flat[:, second], s=5 if len(flat) > 100 else 14, alpha=0.5, color=colour, linewidths=0
+        )
         plain(axes, name)
+        axes.tick_params(labelbottom=True, labelleft=True)
         axes.set_xlabel(seen.data.space.variable(first).name[:26])
         axes.set_ylabel(seen.data.space.variable(second).name[:26])
     _limits(grid[0, 0], seen, first, second)
@@ -111,10 +115,7 @@ def _curve(axes: Any, name: str, history: Sequence[dict[str, Any]], seen: Eviden
     axes.set_ylabel(unit)
     axes.set_xlabel("s")
     if valid:
-        axes.annotate(
-            f"valid {shown(valid[-1][1])}", (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8,
-            color=MUTED,
-        )  # fmt: skip
+        axes.set_title(f"valid {shown(valid[-1][1])}", loc="right", fontsize=8, color=MUTED)
 
 
 def _unit(seen: Evidence, name: str) -> str:
@@ -142,7 +143,7 @@ def _histogram(axes: Any, real: np.ndarray, fake: np.ndarray, v: Variable, colou
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=3)
     if v.discrete and v.values is not None and v.levels <= 4:
-        axes.set_xticks(range(v.levels), [str(w)[:8] for w in v.values], fontsize=7)
+        axes.set_xticks(range(v.levels), [str(w)[: 12 if v.levels < 4 else 8] for w in v.values], fontsize=6.5)
 
 
 def _two(seen: Evidence) -> tuple[int, int | None]:

@@ -156,7 +156,7 @@ def shown(value: float | None, digits: int = 3) -> str:
         return f"{value / 1e6:.3g}M"
     if size >= 1e4:
         return f"{value / 1e3:.3g}k"
-    if 0 < size < 0.5 * 10.0**-digits:
+    if 1e-9 < size < 0.5 * 10.0**-digits:
         return f"{value:.0e}" if size < 1e-4 else f"{value:.2g}"
     return f"{value:.{min(digits, 3 - len(str(int(size))) + 1) if digits > 1 else digits}f}"
 
@@ -193,15 +193,16 @@ def level_with(found: Comparison, field: str) -> list[str]:
     if best is None:
         return []
     top = next(r for r in found.rows if r["family"] == best)
-    rivals = [r for r in found.rows if wins(r) and r is not top and badness(r, field) is not None]
+    bad = {r["family"]: b for r in found.rows if wins(r) and (b := badness(r, field)) is not None}
+    rivals = [r for r in found.rows if r is not top and r["family"] in bad]
     if field in ("bits_per_dim", "nats"):
         return [r["family"] for r in rivals if r.get("behind") and r["behind"]["low"] <= 0]
     column = BY_FIELD[field]
     reach = half_width(top, column)
     if reach is None:
         return []
-    limit = badness(top, field)
-    return [r["family"] for r in rivals if badness(r, field) - limit <= reach + (half_width(r, column) or 0.0)]
+    near = {r["family"]: reach + (half_width(r, column) or 0.0) for r in rivals}
+    return [name for name, width in near.items() if bad[name] - bad[best] <= width]
 
 
 def beaten_by_nothing(found: Comparison, row: Row, field: str) -> bool:

@@ -55,7 +55,7 @@ def html_of(comparison: Comparison, add: Sequence[str] = ()) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>pofx: {escape(comparison.data.name)}</title>"
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head><body><main>'
-        f"{_title(seen)}<nav>{''.join(links)}</nav>{''.join(parts)}</main></body></html>"
+        f"{_title(seen)}<nav>{' '.join(links)}</nav>{''.join(parts)}</main></body></html>"
     )
 
 

@@ -5,6 +5,7 @@ Offers `samples`, `neighbours`, `completions`, `extremes`: the same four as `pic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -122,7 +123,9 @@ def _value(value: float, v: Variable) -> str:
     if v.discrete:
         code = min(max(round(value), 0), v.levels - 1)
         return str(v.values[code] if v.values is not None else code)[:24]
-    return f"{value:.0f}" if v.integer else f"{value:.4g}"
+    digits = 0 if v.integer else max(0, -math.floor(math.log10(v.resolution) + 1e-9)) if v.resolution > 0 else None
+    words = f"{value:.4g}" if digits is None or digits > 6 else f"{value:.{digits}f}"
+    return words.lstrip("-") if not words.strip("-0.") else words
 
 
 def _cut(seen: Evidence) -> str:

@@ -94,7 +94,7 @@ def leaderboard(seen: Evidence) -> str:
             lines.append(f'<tr class="block"><td colspan="{len(columns) + 3}">{title}</td></tr>')
         lines += [_line(seen, row, columns, best) for row in rows]
     return figure(
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>',
+        f'<div class="scroll"><table class="board"><tr>{head}</tr>{"".join(lines)}</table></div>',
         "± is half of a 95 % interval. Green: best of the column among those that may win (baselines and copies "
         'may not). <span class="below">Brown ▽</span>: no better than treating every entry by itself. '
         "“Behind” is the mean difference in log p to the best family on the same rows, with its paired 95 % "
@@ -211,7 +211,7 @@ def _line(seen: Evidence, row: Row, columns: Sequence[Column], best: dict[str, s
     name = f"<td>{name_of(row['family'], seen.colours)}{tags}</td>"
     if row.get("error"):
         words = " ".join(str(row["error"]).split())[:200]
-        return f'<tr>{name}<td class="left muted" colspan="{len(columns) + 2}">failed: {escape(words)}</td></tr>'
+        return f'<tr>{name}<td class="left muted wrap" colspan="{len(columns) + 2}">failed: {escape(words)}</td></tr>'
     cells = [_value(seen.found, row, c, best[c.field] == row["family"]) for c in columns]
     cells[1:1] = [_behind(row), f'<td class="left">{_quality(row)}</td>']
     return f'<tr class="{"baseline" if row.get("baseline") else ""}">{name}{"".join(cells)}</tr>'
@@ -241,11 +241,8 @@ def _behind(row: Row) -> str:
     gap = row.get("behind")
     if not gap or gap.get("nats") is None:
         return "<td></td>"
-    return (
-        f"<td>{shown(gap['nats'], 2)}<small>{shown(gap['low'], 2)} to {shown(gap['high'], 2)}</small></td>"
-        if gap.get("low") is not None
-        else f"<td>{shown(gap['nats'], 2)}</td>"
-    )
+    reach = f"{gap['low']:.2f} to {gap['high']:.2f}" if gap.get("low") is not None else ""
+    return f"<td>{gap['nats']:.2f}<small>{reach}</small></td>"
 
 
 def _versions(folder: Path) -> str:

@@ -46,6 +46,7 @@ th:first-child, td:first-child, .left { text-align: left; }
 th small, td small { display: block; font-weight: 400; font-size: 11.5px; color: #6a7078; white-space: nowrap; }
 .best { background: #e2f0e4; font-weight: 650; }
 .below { color: #a8530f; } .baseline td { color: #848a91; } .baseline td small { color: #9aa1a8; }
+.board td, .heat td { white-space: nowrap; } .board td.wrap { white-space: normal; }
 .block td { background: #f6f7f8; text-align: left; font-size: 13px; padding: 7px 9px; }
 .tag { display: inline-block; padding: 0 7px; border-radius: 9px; font-size: 11.5px; line-height: 18px;
   background: #eceef0; color: #444a51; white-space: nowrap; }
@@ -71,7 +72,8 @@ svg text { font-family: "Source Sans 3", "Source Sans Pro", "Segoe UI", "Helveti
 .card h3 { margin-top: 2px; } .card dl { display: grid; grid-template-columns: 110px 1fr; gap: 2px 12px; margin: 8px 0;
   font-size: 14px; align-content: start; } .card dt { color: #6a7078; } .card dd { margin: 0; }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 4px 30px; }
-.heat td { text-align: center; min-width: 62px; } .heat td:first-child { text-align: left; }
+.heat th, .heat td { text-align: center; min-width: 62px; }
+.heat td:first-child, .heat th:first-child { text-align: left; }
 dl.words { display: grid; grid-template-columns: 150px minmax(0, 1fr); gap: 8px 18px; font-size: 14.5px; }
 dl.words dt { font-weight: 650; } dl.words dt small { display: block; color: #6a7078; font-weight: 400; }
 dl.words dd { margin: 0; max-width: 88ch; }
@@ -83,6 +85,7 @@ pre { font: 12px/1.45 "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; 
 @media (max-width: 900px) { main { padding: 20px 14px 48px; } .two, .strips { grid-template-columns: 1fr; }
   h1 { font-size: 27px; } .rows { grid-template-columns: 96px minmax(0, 1fr); } dl.words { grid-template-columns: 1fr; }
   th, td { padding: 4px 6px; } }
+@page { size: A4 landscape; margin: 12mm; }
 @media print { main { max-width: none; padding: 0; } body { font-size: 12px; } nav { display: none; }
   h2 { break-after: avoid; margin-top: 30px; } h3 { break-after: avoid; } table { font-size: 9.5px; }
   th, td { padding: 2px 4px; } th small, td small { font-size: 8px; } .scroll { overflow: visible; }
