@@ -369,3 +369,13 @@ def test_category_weight_is_bayes_rule():
     index = x.long()
     want = (log_q.log_softmax(1) - log_q).gather(1, index)[:, 0]
     assert torch.allclose(chart.log_weight(u, x), want, atol=1e-4)
+
+
+def test_relaxed_resolution_is_the_width_of_the_bin():
+    model = Relaxed(Gaussian())
+    model.build(Space((1,), (Variable("x", resolution=0.25, mean=3.0, scale=2.0),)))
+    x = torch.tensor([[2.0], [3.25], [6.5]], dtype=torch.float64)
+    exact = torch.as_tensor(scipy.stats.norm(3, 2).cdf(x + 0.125) - scipy.stats.norm(3, 2).cdf(x - 0.125))[:, 0]
+    w = model.log_prob(x.repeat(2000, 1), draws=1, rng=0).value.exp().reshape(2000, 3)
+    assert ((w.mean(0) - exact) / (w.std(0) / 2000**0.5)).abs().max() < 5
+    assert (w.std(0) < 0.2 * exact).all()

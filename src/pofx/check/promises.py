@@ -210,7 +210,7 @@ def every_parameter_learns(p: Probe) -> str:
     model = p.copied().train()
     with torch.no_grad():  # away from weights that start at zero and block what lies below them
         for q in model.parameters():
-            q += 0.02 * p.rng.normal(tuple(q.shape)).to(q)
+            q.add_(0.02 * p.rng.normal(tuple(q.shape)).to(q))
     players = model.players()
     if model.closed:
         raise Skipped("it is fitted in closed form")
