@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,11 @@ class AnyOrder(nn.Module):
         c_dim: size of the condition, 0 for none.
         dropout: probability inside the transformer.
     """
+
+    offset: Tensor
+    coded: Tensor
+    numbers: Tensor
+    slot: Tensor
 
     def __init__(
         self,
@@ -140,7 +146,7 @@ class AnyOrder(nn.Module):
     def head(self, h: Tensor, entry: int) -> Tensor:
         """Outputs (B, k) of one entry from its hidden vector (B, width)."""
         group, k = self.place[entry]
-        return self.outlets[group].one(h, k)
+        return cast(PerEntry, self.outlets[group]).one(h, k)
 
 
 class Walk:

@@ -16,6 +16,8 @@ arXiv:1704.06001).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,12 +132,13 @@ class Scan:
     def __init__(self, net: CausalConvNet, rows: int, c: Tensor | None = None) -> None:
         height, wide, _ = net.shape
         self.net, self.r, self.row = net, net.kernel // 2, -1
+        self.layers = cast(list[CausalLayer], list(net.layers))
         new, width = net.place.new_zeros, net.place.shape[1]
         padded = (height + self.r, wide + 2 * self.r)
         self.x = new(rows, net.above.weight.shape[1], *padded)
-        self.v = [new(rows, width, *padded) for _ in net.layers]
-        self.h = [new(rows, width, 1, wide + self.r) for _ in net.layers]
-        self.shifts = [layer.shifts(c) for layer in net.layers]
+        self.v = [new(rows, width, *padded) for _ in self.layers]
+        self.h = [new(rows, width, 1, wide + self.r) for _ in self.layers]
+        self.shifts = [layer.shifts(c) for layer in self.layers]
         self.links: list[Tensor] = []
 
     def put(self, i: int, j: int, features: Tensor) -> None:
@@ -148,7 +151,7 @@ class Scan:
             self._start_row(i)
         net, r = self.net, self.r
         h = without_padding(net.left, self.x[:, :, i + r : i + r + 1, j : j + r + 1]) + self.links[0][..., j : j + 1]
-        for layer, past, link in zip(net.layers, self.h, self.links[1:], strict=True):
+        for layer, past, link in zip(self.layers, self.h, self.links[1:], strict=True):
             past[..., j + r] = h[..., 0]
             h = h + layer.out(gate(without_padding(layer.right, past[..., j : j + r + 1]) + link[..., j : j + 1]))
         return net.outlet(F.silu(net.head(F.silu(h))))[:, :, 0, 0]
@@ -158,7 +161,7 @@ class Scan:
         here = slice(r, r + net.shape[1])
         v = without_padding(net.above, self.x[:, :, i : i + r]) + net.place[0, :, i : i + 1]
         self.links = [net.link(v) + net.place[1, :, i : i + 1]]
-        for layer, past, (above, left) in zip(net.layers, self.v, self.shifts, strict=True):
+        for layer, past, (above, left) in zip(self.layers, self.v, self.shifts, strict=True):
             past[:, :, i + r, here] = v[:, :, 0]
             v = v + gate(without_padding(layer.down, past[:, :, i : i + r + 1]) + above)
             self.links.append(layer.link(v) + left)
@@ -170,4 +173,8 @@ class Scan:
         """Keep these rows of everything that is remembered, in this order."""
         self.x, self.v, self.h = self.x[rows], [v[rows] for v in self.v], [h[rows] for h in self.h]
         self.links = [link[rows] for link in self.links]
-        self.shifts = [tuple(s[rows] if isinstance(s, Tensor) else s for s in pair) for pair in self.shifts]
+        self.shifts = [(_rows(above, rows), _rows(left, rows)) for above, left in self.shifts]
+
+
+def _rows(shift: Tensor | float, rows: Tensor) -> Tensor | float:
+    return shift[rows] if isinstance(shift, Tensor) else shift

@@ -72,7 +72,7 @@ class Conditioner(nn.Module):
         unknown = set(given) - set(self.sizes)
         if unknown:
             raise ValueError(f"given: got {sorted(unknown)}, expected names among {list(self.sizes)}.")
-        h = torch.zeros(batch, self.width, device=self.mix[1].weight.device, dtype=self.mix[1].weight.dtype)
+        h = next(self.mix.parameters()).new_zeros(batch, self.width)
         for name, part in zip(self.sizes, self.parts, strict=True):
             h = h + part(given.get(name), batch, (keep or {}).get(name))
         return self.mix(h / max(1, len(self.parts)) ** 0.5)

@@ -12,6 +12,8 @@ projection of the condition (Miyato 2018, arXiv:1802.05637).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]
     """The sizes from (height, width) down to the first whose longer side is at most `smallest`."""
     sizes = [(height, width)]
     while max(sizes[-1]) > smallest:
-        sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return sizes
 
 
@@ -62,18 +64,27 @@ class ResBlock(nn.Module):
         return self.skip(h) + self.conv2(g)
 
 
+class Chain(nn.ModuleList):
+    """Blocks after one another, h <- block(h, c)."""
+
+    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        """h through every block."""
+        for block in self:
+            h = block(h, c)
+        return h
+
+
 class _Trunk(nn.Module):
     """(B, C, H, W) -> (B, features): blocks and stride-2 convolutions down to the smallest size, flattened."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], width: int, c_dim: int, norm: bool, scale: float, blocks: int
-    ) -> None:
+    def __init__(self, shape: Sequence[int], width: int, c_dim: int, norm: bool, scale: float, blocks: int) -> None:
         super().__init__()
-        sizes = halvings(*shape[1:])
+        channels, *size = shape
+        sizes = halvings(*size)
         widths = _widths(width, len(sizes))
-        self.inlet = nn.Conv2d(shape[0], width, 3, padding=1)
+        self.inlet = nn.Conv2d(channels, width, 3, padding=1)
         self.levels = nn.ModuleList(
-            nn.ModuleList(ResBlock(w, w, c_dim, norm, scale=scale) for _ in range(blocks)) for w in widths
+            Chain(ResBlock(w, w, c_dim, norm, scale=scale) for _ in range(blocks)) for w in widths
         )
         self.down = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
@@ -84,9 +95,7 @@ class _Trunk(nn.Module):
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         h = self.inlet(x)
         for i, level in enumerate(self.levels):
-            h = self.down[i - 1](h) if i else h
-            for block in level:
-                h = block(h, c)
+            h = level(self.down[i - 1](h) if i else h, c)
         return F.silu(self.norm(h)).flatten(1)
 
 
@@ -105,9 +114,7 @@ class ConvEncoder(nn.Module):
         blocks: residual blocks at each size.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], d_out: int, width: int = 32, c_dim: int = 0, blocks: int = 1
-    ) -> None:
+    def __init__(self, shape: Sequence[int], d_out: int, width: int = 32, c_dim: int = 0, blocks: int = 1) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.trunk = _Trunk(self.shape, width, c_dim, norm=True, scale=1.0, blocks=blocks)
@@ -133,7 +140,7 @@ class ConvDecoder(nn.Module):
     def __init__(
         self,
         d_in: int,
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         width: int = 32,
         c_dim: int = 0,
         blocks: int = 1,
@@ -144,7 +151,7 @@ class ConvDecoder(nn.Module):
         self.sizes = halvings(*self.shape[1:])[::-1]
         widths = _widths(width, len(self.sizes))[::-1]
         self.inlet = nn.Linear(d_in, widths[0] * self.sizes[0][0] * self.sizes[0][1])
-        self.levels = nn.ModuleList(nn.ModuleList(ResBlock(w, w, c_dim) for _ in range(blocks)) for w in widths)
+        self.levels = nn.ModuleList(Chain(ResBlock(w, w, c_dim) for _ in range(blocks)) for w in widths)
         self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.norm, self.outlet = group_norm(widths[-1]), nn.Conv2d(widths[-1], self.shape[0], 3, padding=1)
         if zero:
@@ -155,8 +162,7 @@ class ConvDecoder(nn.Module):
         h = self.inlet(z).unflatten(1, (-1, *self.sizes[0]))
         for i, (level, size) in enumerate(zip(self.levels, self.sizes, strict=True)):
             h = F.pixel_shuffle(self.up[i - 1](h), 2)[:, :, : size[0], : size[1]] if i else h
-            for block in level:
-                h = block(h, c)
+            h = level(h, c)
         return self.outlet(F.silu(self.norm(h)))
 
 
@@ -172,7 +178,7 @@ class ConvCritic(nn.Module):
         blocks: residual blocks at each size.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 32, c_dim: int = 0, blocks: int = 1) -> None:
+    def __init__(self, shape: Sequence[int], width: int = 32, c_dim: int = 0, blocks: int = 1) -> None:
         super().__init__()
         self.shape, self.c_dim = tuple(shape), c_dim
         # without normalisation a branch that starts small keeps the score of order 1 at any depth
@@ -187,4 +193,5 @@ class ConvCritic(nn.Module):
         if c is None:
             return score
         check_condition(c, self.c_dim)
+        assert self.project is not None
         return score + (self.project(c) * f).sum(1) / self.trunk.features**0.5

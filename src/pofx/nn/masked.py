@@ -25,6 +25,8 @@ from .mlp import Modulation, check_condition
 class MaskedLinear(nn.Linear):
     """A linear layer whose weight is multiplied by a fixed mask of shape (out, in)."""
 
+    mask: Tensor
+
     def __init__(self, mask: Tensor, scale: float = 1.0) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
@@ -114,6 +116,8 @@ class MaskedConv2d(nn.Module):
         group_in, group_out: the channel group of every input and output feature, shape (features,).
     """
 
+    mask: Tensor | None  # None: every tap may be seen
+
     def __init__(
         self, group_in: Tensor, group_out: Tensor, kernel: int, direction: str, strict: bool = False, scale: float = 1.0
     ) -> None:
@@ -162,7 +166,7 @@ class _GatedLayer(nn.Module):
     def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         a = self.down(v)
         b = self.right(h) + self.link(a)
-        if c is not None:
+        if c is not None and self.condition is not None:
             shift_v, shift_h = self.condition(c)[:, :, None, None].chunk(2, 1)
             a, b = a + shift_v, b + shift_h
         return v + self.drop(_gate(a)), h + self.out(self.drop(_gate(b)))

@@ -11,8 +11,12 @@ References: FiLM (Perez 2018, arXiv:1709.07871); pre-norm residual blocks (Xiong
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class Modulation(nn.Module):
@@ -34,6 +38,7 @@ class Modulation(nn.Module):
         if c is None:
             return h
         check_condition(c, self.c_dim)
+        assert self.affine is not None
         scale, shift = self.affine(c).chunk(2, -1)
         return h * (1 + self._expand(scale, h)) + self._expand(shift, h)
 
@@ -52,7 +57,7 @@ def check_condition(c: Tensor, c_dim: int) -> None:
         raise ValueError(f"c: got {c.shape[-1]} features, expected c_dim={c_dim}; check the conditioner's width.")
 
 
-def zero_(layer: nn.Module) -> nn.Module:
+def zero_(layer: Layer) -> Layer:
     """Set weight and bias of a layer to zero, in place, and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -83,13 +88,15 @@ class MLP(nn.Module):
         zero: start with an output that is exactly 0.
     """
 
+    start: nn.Parameter  # in place of an inlet, where d_in is 0
+
     def __init__(
         self, d_in: int, d_out: int, width: int, depth: int, c_dim: int = 0, dropout: float = 0.0, zero: bool = False
     ) -> None:
         super().__init__()
         self.d_in, self.d_out, self.c_dim = d_in, d_out, c_dim
         self.inlet = nn.Linear(d_in, width) if d_in else None
-        self.start = None if d_in else nn.Parameter(torch.zeros(width))
+        self.register_parameter("start", None if d_in else nn.Parameter(torch.zeros(width)))
         self.blocks = nn.ModuleList(_Block(width, c_dim, dropout) for _ in range(depth))
         self.norm, self.modulate = nn.LayerNorm(width), Modulation(c_dim, width)
         self.outlet = nn.Linear(width, d_out)

@@ -34,11 +34,12 @@ class ScalarMLP(nn.Module):
         self.c_dim, self.width = c_dim, width
         self.inlet = nn.Linear(d_in, width)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        second = [nn.Linear(width, width) for _ in range(depth)]
+        self.second = nn.ModuleList(second)
         self.outlet = nn.Linear(width, 1)
         self.project = nn.Linear(c_dim, width) if c_dim else None
         with torch.no_grad():
-            for layer in self.second:
+            for layer in second:
                 layer.weight.mul_(0.3)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
@@ -51,6 +52,7 @@ class ScalarMLP(nn.Module):
         if c is None:
             return f
         check_condition(c, self.c_dim)
+        assert self.project is not None
         return f + (self.project(c) * h).sum(1) / self.width**0.5
 
 

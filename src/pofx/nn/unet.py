@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convnet import ResBlock, group_norm
+from .convnet import Chain, ResBlock, group_norm
 from .mlp import zero_
 
 
@@ -92,9 +92,9 @@ class UNet(nn.Module):
         widths = [width * min(2**i, 4) for i in range(depth)]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
 
-        def stages(first: int, w: int, level: int) -> nn.ModuleList:
+        def stages(first: int, w: int, level: int) -> Chain:
             here = attention and level == depth - 1
-            return nn.ModuleList(_Stage(w if i else first, w, c_dim, here, dropout) for i in range(blocks))
+            return Chain(_Stage(w if i else first, w, c_dim, here, dropout) for i in range(blocks))
 
         self.inlet = nn.Conv2d(channels_in, width, 3, padding=1)
         self.going = nn.ModuleList(stages(w, w, i) for i, w in enumerate(widths))
@@ -111,16 +111,10 @@ class UNet(nn.Module):
         h = self.inlet(F.pad(x, (0, -width % cell, 0, -height % cell)))
         kept = []
         for i, stages in enumerate(self.going):
-            h = _run(stages, self.down[i - 1](h) if i else h, c)
+            h = stages(self.down[i - 1](h) if i else h, c)
             kept.append(h)
         h = self.middle(h, c)
         for i in reversed(range(self.depth)):
-            h = _run(self.coming[i], torch.cat([h, kept[i]], 1), c)
+            h = self.coming[i](torch.cat([h, kept[i]], 1), c)
             h = F.pixel_shuffle(self.up[i - 1](h), 2) if i else h
         return self.outlet(F.silu(self.norm(h)))[:, :, :height, :width]
-
-
-def _run(stages: nn.ModuleList, h: Tensor, c: Tensor | None) -> Tensor:
-    for stage in stages:
-        h = stage(h, c)
-    return h
