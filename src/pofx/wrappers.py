@@ -20,7 +20,7 @@ from torch import Tensor
 from pofx.data import Batch, Data
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.model import Card, Conditional, Given, Model, Player, Quality, Unsupported, Value
+from pofx.model import Card, Conditional, Cursor, Given, Model, Player, Quality, Unsupported, Value
 from pofx.randomness import Rng
 
 
@@ -199,7 +199,7 @@ class Fixed(Model):
     def _score(self, u: Tensor, given: Given) -> Tensor:
         return self.inner.score(u, self._with(given, len(u)))
 
-    def _steps(self, rows: int, given: Given):  # noqa: ANN202 (the inner cursor)
+    def _steps(self, rows: int, given: Given) -> Cursor:
         return self.inner.steps(rows, self._with(given, rows))
 
 

@@ -71,10 +71,6 @@ class Table(Block):
     sharp: Tensor
     prior: Tensor
 
-    sizes: Tensor
-    offsets: Tensor
-    column: Tensor
-
     def __init__(self, levels: list[int], smoothing: float, blur: list[float] | None = None) -> None:
         super().__init__()
         self.levels, self.smoothing = levels, smoothing

@@ -109,11 +109,14 @@ def odeint(
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {sorted(METHODS)}.")
     tableau = METHODS[method]
-    if steps is None and times is None:
-        if tableau.b_low is None:
-            raise ValueError(f"steps: got None, but {method!r} estimates no error; pass steps, or 'heun' or 'dopri5'.")
+    if times is not None:
+        grid = times.double().cpu()
+    elif steps is not None:
+        grid = torch.linspace(t0, t1, steps + 1, dtype=torch.float64)
+    elif tableau.b_low is None:
+        raise ValueError(f"steps: got None, but {method!r} estimates no error; pass steps, or 'heun' or 'dopri5'.")
+    else:
         return _adaptive(f, x, t0, t1, tableau, rtol, atol, max_steps)
-    grid = torch.linspace(t0, t1, steps + 1, dtype=torch.float64) if times is None else times.double().cpu()
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist()):
         x = _combine(x, s - t, tableau.b, _stages(f, t, s - t, x, tableau))
     n = len(grid) - 1
@@ -141,6 +144,7 @@ def _adaptive(
 ) -> Solution:
     t, h, steps, evaluations = t0, (t1 - t0) / 50, 0, 0
     first: Tensor | None = None
+    assert tableau.b_low is not None
     for _ in range(max_steps):
         if abs(t1 - t) <= 1e-12 * max(1.0, abs(t1 - t0)):
             return Solution(x, steps, evaluations, bool(x.isfinite().all()))

@@ -51,13 +51,14 @@ def anomaly(
         An Answer with value = scores `(N,)`, and `diagnostics["p"]` = conformal p-values `(N,)` where calibrated.
     """
     rows, observed = rows_of(model, x)
-    question = {"draws": draws, "rng": Rng(rng), "given": given_for(model, given, len(rows))}
+    asked = given_for(model, given, len(rows))
+    question = {"draws": draws, "rng": Rng(rng), "given": asked}
     found = solve("anomaly", ROUTES, model, route, x=rows, observed=observed, **question)
     if calibration is None:
         return found
     held_out = calibration.part("valid") if hasattr(calibration, "part") else calibration
     known, seen = rows_of(model, held_out)
-    question |= {"rng": Rng(0), "given": _calibration_given(question["given"], held_out)}
+    question |= {"rng": Rng(0), "given": _calibration_given(asked, held_out)}
     scores = solve("anomaly", ROUTES, model, found.route, x=known, observed=seen, **question).value
     p = conformal_pvalues(scores, found.value)
     return _with(found, {**found.diagnostics, "p": p, "calibration rows": len(known)})
