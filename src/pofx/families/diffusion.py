@@ -40,7 +40,7 @@ class Diffusion(Model):
         frequencies: octaves of Fourier features of each entry, from 2 radians per standard deviation.
         sigma_min, sigma_max: range of noise levels, in standard deviations of the data.
         rho: curvature of the sampler's grid of levels.
-        steps: levels of the sampler; it asks the network 2 steps - 1 times.
+        solver_steps: levels of the sampler; it asks the network 2 solver_steps - 1 times.
         levels: noise levels for each draw of `log_prob`.
         focus: share of the training rows whose level is drawn around the middle of the range, where pictures form.
         lr: of AdamW. weight_decay: of AdamW.
@@ -71,7 +71,7 @@ class Diffusion(Model):
         sigma_min: float = 1e-3,
         sigma_max: float = 80.0,
         rho: float = 7.0,
-        steps: int = 18,
+        solver_steps: int = 18,
         levels: int = 4,
         focus: float = 0.0,
         lr: float = 4e-3,
@@ -80,7 +80,7 @@ class Diffusion(Model):
         super().__init__()
         self.width, self.depth, self.blocks, self.dropout = width, depth, blocks, dropout
         self.frequencies, self.sigma_min, self.sigma_max, self.rho = frequencies, sigma_min, sigma_max, rho
-        self.steps, self.levels, self.focus = steps, levels, focus
+        self.solver_steps, self.levels, self.focus = solver_steps, levels, focus
         self.lr, self.weight_decay = lr, weight_decay
 
     def _build(self) -> None:
@@ -189,7 +189,7 @@ class Diffusion(Model):
         def denoise(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
             return self._denoise(u, alpha, sigma, given)
 
-        u = sample(denoise, (count, *self.space.shape), path, rng, steps=self.steps)
+        u = sample(denoise, (count, *self.space.shape), path, rng, steps=self.solver_steps)
         return u.to(self.space.torch_dtype)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
