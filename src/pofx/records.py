@@ -101,7 +101,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Player:
-    """Who is optimised, on which loss, how often. loss(batch, rng) is a mean over rows, nats per event where it can be."""
+    """Who is optimised, on which loss, how often. loss(batch, rng) is a mean over rows, in nats per event if it can."""
 
     name: str
     params: list[nn.Parameter]

@@ -1,4 +1,7 @@
-"""The families. A new family is one file and one line here; a user's own needs neither (`path.py:Class`, a class, an entry point)."""
+"""The families. A new family of ours is one file and one line here.
+
+A user's own needs neither: it is named as `path.py:Class`, passed as a class, or made known by an entry point.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,15 @@ FAMILIES: dict[str, str] = {
 
 
 def family(which: str | type[Model]) -> type[Model]:
-    """The class of a family: by name, as `path.py:Class`, by entry point in the group `pofx.families`, or the class itself.
+    """The class of a family: by name, as `path.py:Class`, by entry point in the group `pofx.families`, or as itself.
 
     Raises:
+        TypeError: what was named or passed is no Model.
         ValueError: nothing has that name; the message lists what there is.
     """
     if isinstance(which, type):
         if not issubclass(which, Model):
-            raise ValueError(f"family: got the class {which.__name__}, which is not a pofx.Model.")
+            raise TypeError(f"family: got the class {which.__name__}, which is not a pofx.Model.")
         return which
     if which in FAMILIES:
         module, name = FAMILIES[which].split(":")
@@ -53,5 +57,5 @@ def _from_file(which: str) -> type[Model]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, name, None), type) or not issubclass(getattr(module, name), Model):
-        raise ValueError(f"family {which!r}: {path} holds no pofx.Model named {name}.")
+        raise TypeError(f"family {which!r}: {path} holds no pofx.Model named {name}.")
     return getattr(module, name)

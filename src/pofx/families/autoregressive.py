@@ -18,6 +18,8 @@ sigma-GPT (Pannatier 2024, arXiv:2404.09562); order-agnostic training (Hoogeboom
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +75,8 @@ class Autoregressive(Model):
         reference="van den Oord et al. 2016 (arXiv:1606.05328); Pannatier et al. 2024 (arXiv:2404.09562)",
     )
 
+    body: Any  # CausalConvNet for pictures, AnyOrder for all else
+
     def __init__(
         self,
         *,
@@ -117,7 +121,7 @@ class Autoregressive(Model):
         width, depth = self.width or 32, self.depth or (4 if max(height, wide) <= 16 else 6)
         dropout = 0.2 if self.dropout is None else self.dropout
         features, out = self._features_of(torch.zeros(1, 1)).shape[-1], self.likelihood.widths()[0]
-        return CausalConvNet(self.space.shape, features, out, width, depth, 3, self._c_dim, dropout)
+        return CausalConvNet((height, wide, channels), features, out, width, depth, 3, self._c_dim, dropout)
 
     def _transformer(self) -> nn.Module:
         variables = [self.space.variable(i) for i in range(self.space.size)]
@@ -289,6 +293,7 @@ class Autoregressive(Model):
         log_w, predictive = torch.zeros(b, n, dtype=torch.float64, device=x.device), cursor.start()
         for i in range(self.space.size):
             known, gone = mask[:, i], bool((~mask[:, :i]).any())
+            assert predictive is not None  # as it is after the last entry only
             drawn = predictive.sample(rng)[:, 0]
             x[:, i] = torch.where(known, x[:, i], drawn.to(x.dtype))
             if gone and n > 1 and bool(known.any()):

@@ -1,13 +1,15 @@
 """Energy: low energy where the data is; sampling and log Z by Markov chains.
 
-    p(u | c) = exp(-f(u, c)) N(u; 0, s^2 I) / Z(c)
+    v = (u - m) / d,    p(u | c) = exp(-f(v, c)) N(v; 0, s^2 I) / (Z(c) prod d)
     "pcd"   grad loss = E_data grad f - E_chain grad f,   chains that live on from step to step
-    "dsm"   loss = noise^2 / 2 E | grad log p~(u + noise e) + e / noise |^2,   the data with noise, without chains
+    "dsm"   loss = noise^2 / 2 E | grad log p~(v + noise e) + e / noise |^2,   the data with noise, without chains
 
-The base N(0, s^2 I) makes p normalisable, since f grows at most linearly. Offers score (closed), sample (chains from
-the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between forward and reverse
-annealing, once, at the first question. One category may be given to log_prob; with other givens it is unnormalised.
-Fitted by persistent contrastive divergence: Hamiltonian moves of a buffer of chains, one for each training row.
+m and d are the mean and the deviation of every coordinate, measured on the first batches: one step size then suits the
+chains in all of them. The base N(0, s^2 I) makes p normalisable, since f grows at most linearly. Offers score (closed),
+sample (chains from the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between
+forward and reverse annealing, once, at the first question. One category may be given to log_prob; with other givens it
+is unnormalised. Fitted by persistent contrastive divergence: a few Hamiltonian moves a step, of the chains whose turn
+it is, each with the given of the row that it began beside.
 
 References: PCD (Tieleman 2008); energies of networks (Du and Mordatch 2019, arXiv:1903.08689); denoising score matching
 (Vincent 2011); bidirectional Monte Carlo (Grosse 2015, arXiv:1511.02543).
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,9 @@ from pofx.nn.scalar import ScalarMLP
 
 OBJECTIVES = ("pcd", "dsm")
 LARGEST_MLP = 256  # entries; above it a picture's energy is convolutional
+MEASURED = 50  # batches that m and d are measured on
+LEAST_DEVIATION = 0.03  # a constant coordinate has none
+LOG_Z_SWEEPS = 30
 LOG_Z_SEED = 20  # log Z is a property of the model: the same question gives the same number
 
 
@@ -40,13 +46,13 @@ class Energy(Model):
     Args:
         objective: "pcd" or "dsm".
         width, depth: features and residual blocks of the energy.
-        base_std: s, in standard deviations of the data.
-        chains: at most so many persistent chains; row i of the training part moves chain i mod `chains`.
-        moves: Hamiltonian transitions of a chain in a training step.
+        base_std: s, in standard deviations of each coordinate.
+        chains: persistent chains; they take turns.
+        moves: Hamiltonian transitions of a chain at its turn.
         leapfrog: steps of one transition.
-        restart: share of the chains that start again from the base at a training step.
+        restart: share of the chains that start again from the base at their turn.
         shrink: weight of E f^2, which holds the level of f.
-        noise: of "dsm".
+        noise: of "dsm", in standard deviations of each coordinate.
         sweeps: transitions of a chain that `sample` runs.
         temperatures, particles: of the annealing for log Z.
         lr: of AdamW. weight_decay: of AdamW.
@@ -59,7 +65,7 @@ class Energy(Model):
         latents="none",
         architecture="free",
         branch=("explicit", "approximate", "energy"),
-        incomplete="refuses; wrap in Completed",
+        incomplete="refuses",
         summary="a learnt energy; whatever is asked, chains answer",
         reference="Tieleman 2008; Du and Mordatch 2019, arXiv:1903.08689",
         euclidean=True,
@@ -74,13 +80,13 @@ class Energy(Model):
         width: int = 128,
         depth: int = 2,
         base_std: float = 2.0,
-        chains: int = 4096,
-        moves: int = 3,
-        leapfrog: int = 4,
+        chains: int = 512,
+        moves: int = 1,
+        leapfrog: int = 8,
         restart: float = 0.02,
         shrink: float = 1e-3,
         noise: float = 0.2,
-        sweeps: int = 100,
+        sweeps: int = 10,
         temperatures: int = 200,
         particles: int = 64,
         lr: float = 1e-3,
@@ -107,23 +113,34 @@ class Energy(Model):
         only = list(self.given.values())[0] if len(self.given) == 1 else None
         self.levels = only.variables[0].levels if only is not None and only.shape == () and only.discrete else 0
         count = max(1, min(self.chains, 2**24 // max(1, size))) if self.objective == "pcd" else 1
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))
         self.register_buffer("states", self.base_std * torch.randn(count, *shape))
         self.register_buffer("visits", torch.zeros(count, dtype=torch.int64))
-        self.register_buffer("owner", torch.full((count,), -1))
+        self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
+        for i, known in enumerate(self.given.values()):  # by number, since the names are the user's
+            self.register_buffer(f"given_{i}", torch.zeros(count, *known.shape, dtype=known.torch_dtype))
+            self.register_buffer(f"keep_{i}", torch.zeros(count, dtype=torch.bool))
         self.register_buffer("step_size", torch.tensor(0.1))
         self.register_buffer("log_z", torch.full((self.levels + 1, 3), torch.nan, dtype=torch.float64))
 
-    def energy(self, u: Tensor, given: Given | None = None, keep: Mapping[str, Tensor] | None = None) -> Tensor:
-        """f(u, c) for u (B, *event), (B,), without the base."""
-        c = None if self.conditioner is None else self.conditioner(given or {}, len(u), keep)
-        return self.body(u.flatten(1) if self.flatten else u, c)
+    # the energy, of v
 
-    def _log_base(self, u: Tensor) -> Tensor:
+    def energy(self, v: Tensor, given: Given | None = None, keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        """f(v, c) for v (B, *event), (B,), without the base."""
+        c = None if self.conditioner is None else self.conditioner(given or {}, len(v), keep)
+        return self.body(v.flatten(1) if self.flatten else v, c)
+
+    def _log_base(self, v: Tensor) -> Tensor:
         s = self.base_std
-        return -0.5 * (u.flatten(1) / s).square().sum(1) - self.space.size * math.log(s * math.sqrt(2 * math.pi))
+        return -0.5 * (v.flatten(1) / s).square().sum(1) - self.space.size * math.log(s * math.sqrt(2 * math.pi))
 
     def _log_tilde(self, given: Given, keep: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-        return lambda u: self._log_base(u) - self.energy(u, given, keep)
+        return lambda v: self._log_base(v) - self.energy(v, given, keep)
+
+    def _base(self, count: int, rng: Rng) -> Tensor:
+        return self.base_std * rng.normal((count, *self.space.shape))
 
     # training
 
@@ -132,62 +149,94 @@ class Energy(Model):
         return [Player("energy", list(self.parameters()), loss, lr=self.lr, weight_decay=self.weight_decay)]
 
     def _start(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+        """v of the rows, and which givens the energy may see."""
         if batch.observed is not None:
-            raise Unsupported("energy: it needs complete rows; fill the gaps first (wrap it in Completed).")
+            raise Unsupported("energy: it needs complete rows; fill the gaps first.")
         self.log_z.fill_(torch.nan)
-        return batch.x.float(), drop(batch.given, len(batch), rng) if batch.given else {}
+        u = batch.x.float()
+        if self.training and int(self.measured) < MEASURED:
+            self._measure(u)
+        return (u - self.mean) / self.deviation, drop(batch.given, len(batch), rng) if batch.given else {}
+
+    def _measure(self, u: Tensor) -> None:
+        """The moments of what was seen so far; another batch weighs as much as each before it."""
+        self.measured += 1
+        weight = 1 / int(self.measured)
+        square = self.deviation.square() + self.mean.square() if weight < 1 else 0.0
+        square = (1 - weight) * square + weight * u.square().mean(0)
+        self.mean.lerp_(u.mean(0), weight)
+        self.deviation.copy_((square - self.mean.square()).clamp_min(LEAST_DEVIATION**2).sqrt())
 
     def _contrast(self, batch: Batch, rng: Rng) -> Tensor:
-        u, keep = self._start(batch, rng)
-        chain = self._move_chains(batch, keep, rng)
-        on_data, on_chain = self.energy(u, batch.given, keep), self.energy(chain, batch.given, keep)
+        v, keep = self._start(batch, rng)
+        chain, its_given, its_keep = self._move_chains(batch, keep, rng)
+        on_data, on_chain = self.energy(v, batch.given, keep), self.energy(chain, its_given, its_keep)
         level = on_data.square().mean() + on_chain.square().mean()
         return on_data.mean() - on_chain.mean() + self.shrink * level
 
     def _match(self, batch: Batch, rng: Rng) -> Tensor:
-        u, keep = self._start(batch, rng)
-        e = rng.normal(tuple(u.shape))
+        v, keep = self._start(batch, rng)
+        e = rng.normal(tuple(v.shape))
         with torch.enable_grad():
-            noisy = (u + self.noise * e).requires_grad_()
+            noisy = (v + self.noise * e).requires_grad_()
             log_p = self._log_tilde(batch.given, keep)(noisy).sum()
             (score,) = torch.autograd.grad(log_p, noisy, create_graph=True)
         return 0.5 * (self.noise * score + e).flatten(1).square().sum(1).mean()
 
-    def _move_chains(self, batch: Batch, keep: Mapping[str, Tensor], rng: Rng) -> Tensor:
-        rows = len(batch)
-        index = torch.arange(rows, device=self.states.device) if batch.index is None else batch.index
-        slot = index % len(self.states)
-        fresh = rng.bernoulli(self.restart, (rows,)).reshape(-1, *[1] * len(self.space.shape))
-        u = torch.where(fresh, self.base_std * rng.normal((rows, *self.space.shape)), self.states[slot])
-        u = self._run(self._log_tilde(batch.given, keep), u, self.moves, rng, adapt=True)
-        self.states[slot], self.visits[slot] = u, self.visits[slot] + 1
-        if self.levels:
-            self.owner[slot] = batch.given[next(iter(self.given))].reshape(-1).long()
-        return u
+    def _move_chains(
+        self, batch: Batch, keep: Mapping[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The chains whose turn it is, moved, with their givens: as many as there are rows."""
+        rows = min(len(batch), len(self.states))
+        slot = (self.turn + torch.arange(rows, device=self.states.device)) % len(self.states)
+        fresh = rng.bernoulli(self.restart, (len(batch),))[:rows] | (self.visits[slot] == 0)
+        start = self._base(len(batch), rng)[:rows]
+        v = torch.where(fresh.reshape(-1, *[1] * len(self.space.shape)), start, self.states[slot])
+        self._adopt(slot[fresh], {k: g[:rows][fresh] for k, g in batch.given.items()}, keep, fresh)
+        given, kept = self._givens(slot)
+        v = self._run(self._log_tilde(given, kept), v, self.moves, rng, adapt=True)
+        self.states[slot], self.visits[slot] = v, self.visits[slot] + 1
+        self.turn.copy_((self.turn + rows) % len(self.states))
+        return v, given, kept
 
-    def _run(self, log_p: Callable[[Tensor], Tensor], u: Tensor, moves: int, rng: Rng, adapt: bool = False) -> Tensor:
+    def _adopt(self, slot: Tensor, given: Given, keep: Mapping[str, Tensor], fresh: Tensor) -> None:
+        """Chains that begin take the givens of the rows beside them, and keep them for life."""
+        for i, name in enumerate(self.given):
+            known, kept = getattr(self, f"given_{i}"), getattr(self, f"keep_{i}")
+            kept[slot] = keep[name][: len(fresh)][fresh] if name in given else False
+            if name in given:
+                known[slot] = given[name].reshape(-1, *known.shape[1:]).to(known.dtype)
+
+    def _givens(self, slot: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The givens of some chains, and which of them each chain sees."""
+        given = {name: getattr(self, f"given_{i}")[slot] for i, name in enumerate(self.given)}
+        return given, {name: getattr(self, f"keep_{i}")[slot] for i, name in enumerate(self.given)}
+
+    def _run(self, log_p: Callable[[Tensor], Tensor], v: Tensor, moves: int, rng: Rng, adapt: bool = False) -> Tensor:
         step = self.step_size.clone()
         for _ in range(moves):
-            u, accept = transition(log_p, u, step.expand(len(u)), self.leapfrog, rng)
+            v, accept = transition(log_p, v, step.expand(len(v)), self.leapfrog, rng)
             step = step * torch.exp(0.1 * (accept.mean() - 0.7)) if adapt else step
         if adapt:
             self.step_size.copy_(step)
-        return u.detach()
+        return v.detach()
 
     # answers
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            return torch.autograd.grad(self._log_tilde(given)(u).sum(), u)[0]
+            return torch.autograd.grad(self._log_tilde(given)((u - self.mean) / self.deviation).sum(), u)[0]
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        u = self._chain_starts(count, given, rng)
-        log_p = self._log_tilde(given)
-        if u is None:
-            u = self.base_std * rng.normal((count, *self.space.shape))
-            u = self._temper(u, log_p, rng)
-        return self._run(log_p, u, self.sweeps, rng).to(self.space.torch_dtype)
+        v = self._sample_chains(count, given, rng, self.sweeps)
+        return (self.mean + self.deviation * v).to(self.space.torch_dtype)
+
+    def _sample_chains(self, count: int, given: Given, rng: Rng, sweeps: int) -> Tensor:
+        v, log_p = self._chain_starts(count, given, rng), self._log_tilde(given)
+        if v is None:
+            v = self._temper(self._base(count, rng), log_p, rng)
+        return self._run(log_p, v, sweeps, rng)
 
     def _chain_starts(self, count: int, given: Given, rng: Rng) -> Tensor | None:
         """States of the buffer that fit the givens; None where there are none and chains must start from the base."""
@@ -198,31 +247,33 @@ class Energy(Model):
             slots = lived.nonzero().squeeze(1)
             return self.states[slots[rng.integers(len(slots), (count,))]]
         wanted = next(iter(given.values())).reshape(-1).long()
-        fits = (self.owner[None] == wanted[:, None]) & lived
+        fits = (self.given_0.reshape(-1)[None] == wanted[:, None]) & self.keep_0 & lived
         if not bool(fits.any(1).all()):
             return None
         return self.states[rng.categorical(torch.where(fits, 0.0, -torch.inf))]
 
     def _temper(self, u: Tensor, log_p: Callable[[Tensor], Tensor], rng: Rng) -> Tensor:
         """From the base to p along base^(1 - b) p^b, its step tuned on the way."""
+
+        def between(b: float) -> Callable[[Tensor], Tensor]:
+            return lambda v: (1 - b) * self._log_base(v) + b * log_p(v)
+
         step = torch.full((len(u),), 0.5 * self.base_std)
         for k in range(self.temperatures):
             b = (k + 1) / self.temperatures
-            u, accept = transition(
-                lambda v, b=b: (1 - b) * self._log_base(v) + b * log_p(v), u, step, self.leapfrog, rng
-            )
+            u, accept = transition(between(b), u, step, self.leapfrog, rng)
             step = step * torch.exp(0.3 * (accept.mean() - 0.7))
         return u
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
             raise Unsupported("energy: the density of the observed part alone is not known; pass complete rows.")
-        u = x.float()
-        log_p = self._log_tilde(given)(u).double()
+        log_p = self._log_tilde(given)((x.float() - self.mean) / self.deviation).double()
+        log_p = log_p - self.deviation.double().log().sum()
         if given and not self.levels:
             return Value(log_p, Quality.UNNORMALISED)
         low, high, stderr = self.partition().unbind(-1)
-        row = next(iter(given.values())).reshape(-1).long() + 1 if given else torch.zeros(len(u), dtype=torch.long)
+        row = next(iter(given.values())).reshape(-1).long() + 1 if given else torch.zeros(len(x), dtype=torch.long)
         # the truth lies between the ends as far as the chains have mixed: half their distance is an error too
         error = torch.hypot(stderr, 0.5 * (high - low))[row]
         return Value(
@@ -239,14 +290,13 @@ class Energy(Model):
     def _annealed(self, rng: Rng) -> Tensor:
         rows, n = self.levels + 1, self.particles
         log_p = self._each_given(n)
-        draws = [self._sample(n, self._code(code, n), rng).float() for code in range(rows)]
+        mixed = max(LOG_Z_SWEEPS, self.sweeps)  # the reverse bound wants draws that have forgotten their start
+        draws = [self._sample_chains(n, self._code(code, n), rng, mixed) for code in range(rows)]
         model = torch.stack(draws, 1).flatten(0, 1)
-
-        def base(count: int) -> Tensor:
-            return self.base_std * rng.normal((count, *self.space.shape))
-
-        settings = {"rows": rows, "leapfrog": self.leapfrog, "step_size": float(self.step_size)}
-        low: LogZ = ais(log_p, self._log_base, base, n, self.temperatures, rng, **settings)
+        settings: dict[str, Any] = {"rows": rows, "leapfrog": self.leapfrog, "step_size": float(self.step_size)}
+        low: LogZ = ais(
+            log_p, self._log_base, lambda count: self._base(count, rng), n, self.temperatures, rng, **settings
+        )
         high: LogZ = reverse_ais(log_p, self._log_base, model, self.temperatures, rng, **settings)
         return torch.stack([low.value, high.value, torch.hypot(low.stderr, high.stderr)], -1).double()
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.model import Card, Conditional, Given, Model, Predictive, Quality, Unsupported, Value
+from pofx.model import Card, Conditional, Given, Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
 
 LOG_2PI = math.log(2 * math.pi)
