@@ -71,13 +71,13 @@ def fit(
     start = {clock: now() for clock, now in CLOCKS.items()}
     asked = Asked(Budget.parse(budget), seed, batch, threads, precision)
     data = open_data(source, given=given)
-    target = _folder(folder, resume)
-    settings = Settings(asked, start, target, resume, checkpoint_seconds, device, progress, dict(hyper_parameters or {}))
+    path = _folder(folder, resume)
+    settings = Settings(asked, start, path, resume, checkpoint_seconds, device, progress, dict(hyper_parameters or {}))
     if family is None:
         family, settings = _picked(data, settings)
     model = built(family, data, seed, settings.hyper_parameters)
     if processes != 1 and not model.closed:
-        return fit_in_processes(data, family, processes, target, settings)
+        return fit_in_processes(data, family, processes, path, settings)
     fabric = fabric_of(device)
     run(model, data, settings, fabric, report)
     finished(model, data, settings, fabric)
