@@ -87,7 +87,8 @@ pre { font: 12px/1.45 "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; 
   th, td { padding: 4px 6px; } }
 @page { size: A4 landscape; margin: 12mm; }
 @media print { main { max-width: none; padding: 0; } body { font-size: 12px; } nav { display: none; }
-  .lead { font-size: 14px; } h1 { font-size: 25px; } .tag { font-size: 8px; line-height: 11px; } .block td { font-size: 10px; }
+  .lead { font-size: 14px; } h1 { font-size: 25px; }
+  .tag { font-size: 8px; line-height: 11px; } .block td { font-size: 10px; }
   h2 { break-after: avoid; margin-top: 30px; } h3 { break-after: avoid; } table { font-size: 9.5px; }
   th, td { padding: 2px 4px; } th small, td small { font-size: 8px; } .scroll { overflow: visible; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
