@@ -5,9 +5,9 @@
 
 For every density p and q, whatever their supports (Meng and Wong 1996, the bridge identity):
 
-    E_p [ q / (p + q) ]  =  E_q [ p / (p + q) ]
+    E_p [ T q / (p + q) ]  =  E_q [ T p / (p + q) ]          for every bounded T
 
-Both sides lie in [0, 1], so a z-score of their difference is trustworthy where importance weights would not be.
+Both sides are bounded, so a z-score of their difference is trustworthy where importance weights would not be.
 """
 
 from __future__ import annotations
@@ -83,8 +83,18 @@ def _numbers(v: Variable, width: float) -> tuple[float, float, float, float]:
     return max(width * v.scale, v.resolution), v.resolution, low, high
 
 
-def bridge_z(log_p_at_p: Tensor, log_q_at_p: Tensor, log_p_at_q: Tensor, log_q_at_q: Tensor) -> float:
-    """The z-score of E_p [q / (p + q)] - E_q [p / (p + q)]: positive where the stated p is too low at its own draws."""
-    left, right = torch.sigmoid(log_q_at_p - log_p_at_p), torch.sigmoid(log_p_at_q - log_q_at_q)
-    spread = (left.var() / len(left) + right.var() / len(right)).sqrt()
-    return float((left.mean() - right.mean()) / spread.clamp_min(1e-9))
+Logs = tuple[Tensor, Tensor]  # log p and log q at the same rows
+
+
+def bridge_z(at_p: Logs, at_q: Logs, t_p: Tensor, t_q: Tensor) -> float:
+    """The z-score of E_p [T q / (p + q)] - E_q [T p / (p + q)] that is farthest from 0, over bounded functions T.
+
+    Args:
+        at_p, at_q: log p and log q at draws of p and at draws of q, `(n,)` each.
+        t_p, t_q: the functions there, `(n, k)`; with T = 1 a positive score says that p is too low at its own draws.
+    """
+    left = t_p * torch.sigmoid(at_p[1] - at_p[0]).unsqueeze(1)
+    right = t_q * torch.sigmoid(at_q[0] - at_q[1]).unsqueeze(1)
+    spread = (left.var(0) / len(left) + right.var(0) / len(right)).sqrt()
+    z = (left.mean(0) - right.mean(0)) / spread.clamp_min(1e-9)
+    return float(z[z.abs().argmax()])
