@@ -167,7 +167,7 @@ def test_samples_follow_log_prob(space: Space) -> None:
 def _chi_square(x: Tensor, every_x: Tensor, p: Tensor) -> float:
     """The z-score of Pearson's statistic."""
     hits = (x.flatten(1)[:, None] == every_x.flatten(1)[None]).all(-1).double().sum(0)
-    expected = p.double() / p.sum() * len(x)
+    expected = p.detach().double() / p.detach().sum() * len(x)
     live = expected > 1
     statistic = ((hits - expected).square() / expected)[live].sum()
     k = int(live.sum()) - 1

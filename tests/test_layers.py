@@ -225,7 +225,8 @@ def test_help_does_not_import_torch() -> None:
 
 STATE = """
 import logging, os, random, warnings
-import numpy, scipy.stats, sklearn, pandas, pyarrow, PIL.Image, matplotlib, lightning_fabric, torch, typer, rich
+import numpy, scipy.stats, sklearn, pandas, pyarrow, PIL.Image, matplotlib, lightning_fabric, torch, typer
+import rich.style  # draws from random as it is imported
 
 def state():
     return {
