@@ -2,9 +2,9 @@
 
     POFX_DATA=... python benchmarks/adult_tables.py [--budget "300 cpu s"] [--out runs/adult] [families ...]
 
-Prints held-out nats a row at the stated resolution beside independent columns, and the column-shape and pair-trend errors
-of samples against held-out rows, as SDMetrics defines them. The floor of both errors is what a second real sample of the
-same size has; it is printed too.
+Prints held-out nats a row at the stated resolution beside independent columns, and the column-shape and pair-trend
+errors of samples against held-out rows, as SDMetrics defines them. The floor of both errors is what a second real sample
+of the same size has; it is printed too.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def main() -> None:
     print(table(found))
     for row in found.rows:
         if row.get("nats") is not None:
-            print(f"{row['family']:16} {row['nats'] - base:+.2f} nats a row over independent columns ({row['quality']})")
+            print(
+                f"{row['family']:16} {row['nats'] - base:+.2f} nats a row over independent columns ({row['quality']})"
+            )
     print(f"report: {write_report(found)}")
 
 

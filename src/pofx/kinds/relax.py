@@ -32,6 +32,13 @@ class Chart(nn.Module):
         space: what one x is.
     """
 
+    step: Tensor
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    bounded: Tensor
+
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.data_space = space

@@ -116,8 +116,9 @@ class Loop:
                 self._descend(player, optimiser, loss, k)
                 self.sums[i] += loss.detach()
                 self.counts[i] += 1
-        if k % AVERAGE_EVERY == AVERAGE_EVERY - 1 or k == self.plan.steps - 1:
-            decay = min(0.999, (k + 1) / (k + 10)) ** AVERAGE_EVERY
+        every = AVERAGE_EVERY if self.plan.steps >= 100 * AVERAGE_EVERY else 1
+        if k % every == every - 1 or k == self.plan.steps - 1:
+            decay = min(0.999, (k + 1) / (k + 10)) ** every
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
