@@ -3,8 +3,8 @@
     POFX_DATA=... python benchmarks/adult_tables.py [--budget "300 cpu s"] [--out runs/adult] [families ...]
 
 Prints held-out nats a row at the stated resolution beside independent columns, and the column-shape and pair-trend
-errors of samples against held-out rows, as SDMetrics defines them. The floor of both errors is what a second real sample
-of the same size has; it is printed too.
+errors of samples against held-out rows, as SDMetrics defines them. The floor of both errors is what a second real
+sample of the same size has; it is printed too.
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ class Energy(Model):
     loss_unit = "energy difference"
     validate_by = "samples"
 
+    measured: Tensor
+
     def __init__(
         self,
         *,
