@@ -72,6 +72,7 @@ class Energy(Model):
     )
     loss_unit = "energy difference"
     validate_by = "samples"
+    batch_size = 64
 
     measured: Tensor
 
@@ -81,11 +82,11 @@ class Energy(Model):
         objective: str = "pcd",
         width: int = 128,
         depth: int = 2,
-        base_std: float = 2.0,
-        chains: int = 512,
+        base_std: float = 1.5,
+        chains: int = 256,
         moves: int = 1,
         leapfrog: int = 8,
-        restart: float = 0.02,
+        restart: float = 0.005,
         shrink: float = 1e-3,
         noise: float = 0.2,
         sweeps: int = 10,
@@ -276,11 +277,11 @@ class Energy(Model):
             return Value(log_p, Quality.UNNORMALISED)
         low, high, stderr = self.partition().unbind(-1)
         row = next(iter(given.values())).reshape(-1).long() + 1 if given else torch.zeros(len(x), dtype=torch.long)
-        # the truth lies between the ends as far as the chains have mixed: half their distance is an error too
+        # half the distance of the ends is an error too; where they are the wrong way round the draws have missed a part
+        # of p, so that only the forward end is to be believed
+        middle = torch.maximum(low, 0.5 * (low + high))
         error = torch.hypot(stderr, 0.5 * (high - low))[row]
-        return Value(
-            log_p - (0.5 * (low + high))[row], Quality.ESTIMATE, error, {"log_z": (low.tolist(), high.tolist())}
-        )
+        return Value(log_p - middle[row], Quality.ESTIMATE, error, {"log_z": (low.tolist(), high.tolist())})
 
     def partition(self) -> Tensor:
         """(log Z low, high, standard error), float64, one row for no given and one for each code; computed once."""
