@@ -219,19 +219,23 @@ def test_gradients_are_clipped_to_norm_one() -> None:
     assert norm == pytest.approx(1.0, rel=1e-4)  # the fused kernel has divided them
 
 
+class Turned(Small):
+    """The gradient of a transposed weight comes with other strides than the weight's."""
+
+    def _build(self):
+        self.W = nn.Parameter(torch.linspace(-1, 1, 15).reshape(3, 5))
+
+    def _players(self):
+        return [Player("turned", [self.W], self._loss, lr=0.1, betas=(0.8, 0.9), weight_decay=0.1)]
+
+    def _loss(self, batch, rng):
+        return (self.W.t() * torch.arange(15.0).reshape(5, 3)).sum() + (self.W**3).sum()
+
+
 def test_steps_are_those_of_a_loop_written_by_hand() -> None:
-    class Turned(Small):  # the gradient of a transposed weight comes with other strides than the weight's
-        def _build(self):
-            self.W = nn.Parameter(torch.linspace(-1, 1, 15).reshape(3, 5))
-
-        def _players(self):
-            return [Player("turned", [self.W], self._loss, lr=0.1, betas=(0.8, 0.9), weight_decay=0.1)]
-
-        def _loss(self, batch, rng):
-            return (self.W.t() * torch.arange(15.0).reshape(5, 3)).sum() + (self.W**3).sum()
-
     loop = loop_of(Turned(), rows(), steps=20)
     W = loop.model.W.detach().clone().requires_grad_()
+    average = W.detach().clone()
     optimiser = torch.optim.AdamW([W], lr=0.1, betas=(0.8, 0.9), weight_decay=0.1)
     for k in range(8):
         loop.step(k)
@@ -240,8 +244,17 @@ def test_steps_are_those_of_a_loop_written_by_hand() -> None:
         W.grad = (gradient / max(1.0, float(gradient.norm()))).contiguous()
         optimiser.param_groups[0]["lr"] = 0.1 * (1.0 if k < 1 else 0.5 * (1 + math.cos(math.pi * (k - 1) / 19)))
         optimiser.step()
+        average.lerp_(W.detach(), 1 - (k + 1) / (k + 10))
     assert torch.allclose(W, loop.model.W, atol=1e-5)
-    start = torch.linspace(-1, 1, 15).reshape(3, 5)
+    assert torch.allclose(loop.average[0], average, atol=1e-5)
+
+
+def test_a_long_fit_averages_every_eighth_step_with_as_much_decay() -> None:
+    loop = loop_of(Turned(), rows(), steps=800)
+    start = loop.model.W.detach().clone()
+    for k in range(8):
+        assert torch.equal(loop.average[0], start)
+        loop.step(k)
     assert torch.allclose(loop.average[0], start.lerp(loop.model.W.detach(), 1 - (8 / 17) ** 8), atol=1e-5)
 
 
