@@ -30,7 +30,7 @@ def fitted(x: Tensor, space: Space, observed: Tensor | None = None, given=None, 
     split = {"train": torch.arange(len(x)), "valid": torch.arange(0), "test": torch.arange(0)}
     data = Data(x, space, values, spaces, observed, split)
     model = Mixture(**knobs).build(space, spaces)
-    model.fit_closed(data, Rng(0), lambda line: None)
+    model.fit_closed(data, Rng(0))
     return model
 
 
@@ -270,12 +270,25 @@ def test_denoise_is_the_posterior_mean_by_quadrature(alpha, sigma, covariance):
     assert torch.allclose(model.score(u_t), slope, atol=1e-8)
 
 
+def test_a_spent_budget_keeps_the_best_so_far():
+    """The ladder and EM ask before every step; with no time left one component after two iterations remains."""
+    x = torch.cat([Rng(k).normal((150, 2), F64) * 0.2 + 4 * k for k in range(4)])
+    data = Data(x, plain(2)).splitted(0.1, 0.2)
+    spent, patient = Mixture().build(data.space), Mixture().build(data.space)
+    lines = []
+    spent.fit_closed(data, Rng(0), lambda line=None: line is not None and lines.append(line) is not None)
+    patient.fit_closed(data, Rng(0))
+    assert len(lines) == 1
+    assert len(spent.log_pi) < len(patient.log_pi)
+    assert bool(torch.isfinite(spent.log_prob(x).value).all())
+
+
 def test_auto_finds_the_clusters_and_loads_into_an_unfitted_model():
     x = torch.cat([Rng(k).normal((150, 2), F64) * 0.2 + 4 * k for k in range(4)])
     data = Data(x, plain(2)).splitted(0.1, 0.2)
     lines = []
     model = Mixture().build(data.space)
-    model.fit_closed(data, Rng(0), lines.append)
+    model.fit_closed(data, Rng(0), lambda line=None: line is None or lines.append(line) is None)
     fresh = torch.cat([Rng(10 + k).normal((500, 2), F64) * 0.2 + 4 * k for k in range(4)])
     distance = torch.stack([(fresh - 4 * k).square().sum(1) for k in range(4)]) / 0.04
     truth = torch.logsumexp(-0.5 * distance, 0) - math.log(4 * 2 * math.pi * 0.04)

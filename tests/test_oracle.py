@@ -124,7 +124,7 @@ def fitted(x, observed=None, **knobs):
     data = Data(x, space, observed=observed, split={"train": torch.arange(len(x))})
     model = Gaussian(**knobs)
     model.build(space)
-    model.fit_closed(data, Rng(0), lambda line: None)
+    model.fit_closed(data, Rng(0))
     return model
 
 

@@ -10,14 +10,13 @@ All are closed-form Models, so that they are asked exactly what the families are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.model import Card, Conditional, Given, Model, Value
+from pofx.model import Card, Conditional, Given, Model, Report, Value
 from pofx.randomness import Rng
 
 BINS = 64
@@ -55,7 +54,7 @@ class Independent(Model):
         steps = [variables[i].resolution for i in self.reals]
         self.register_buffer("step", torch.tensor(steps, dtype=torch.float64), persistent=False)
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
         x = train.x.flatten(1).double()
         seen = torch.ones_like(x, dtype=torch.bool) if train.observed is None else train.observed.flatten(1)
@@ -112,7 +111,7 @@ class Copy(Model):
     def _build(self) -> None:
         self.register_buffer("rows", torch.zeros(0, *self.space.shape, dtype=self.space.torch_dtype))
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         self.rows = data.part("train").x.clone()
         report({"step": 1, "loss": math.log(len(self.rows))})
 
@@ -135,7 +134,7 @@ class Uniform(Model):
         self.register_buffer("low", torch.zeros(self.space.size, dtype=torch.float64))
         self.register_buffer("high", torch.ones(self.space.size, dtype=torch.float64))
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         x = data.part("train").x.flatten(1).double()
         for i in range(self.space.size):
             v = self.space.variable(i)

@@ -10,7 +10,7 @@ Draws lead: `sample` gives `(n, *batch, *event)`; `log_prob` gives `(*batch,)`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,11 +23,11 @@ from pofx.kinds.base import Space
 from pofx.kinds.likelihood import Likelihood
 from pofx.kinds.relax import Chart
 from pofx.randomness import Rng
-from pofx.records import Card, Conditional, Cursor, Player, Predictive, Quality, Unsupported, Value
+from pofx.records import Card, Conditional, Cursor, Player, Predictive, Quality, Report, Unsupported, Value, no_limit
 
 __all__ = [
     "HOOKS", "Batch", "Card", "Conditional", "Cursor", "Data", "Given", "Likelihood", "Model", "Player", "Predictive",
-    "Quality", "Rng", "Space", "Unsupported", "Value",
+    "Quality", "Report", "Rng", "Space", "Unsupported", "Value",
 ]  # fmt: skip
 
 HOOKS = {  # hook -> who fills it, for a refusal that says where to look
@@ -138,8 +138,8 @@ class Model(nn.Module):
         """Who is optimised; empty for a family that is fitted in closed form."""
         return self._players()
 
-    def fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
-        """Fit without gradients; `report` takes one line of history at a time."""
+    def fit_closed(self, data: Data, rng: Rng, report: Report = no_limit) -> None:
+        """Fit without gradients; `report` takes lines of history and says whether there is time left."""
         self._fit_closed(data, rng, report)
 
     def save(self, folder: str | Path) -> None:
@@ -168,7 +168,7 @@ class Model(nn.Module):
     def _players(self) -> list[Player]:
         return []
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         raise Unsupported(f"{self.name} is fitted by its players.")
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -97,6 +97,17 @@ class Card:
     euclidean: bool = False
     given: bool = True
     tier: str = "works"
+
+
+class Report(Protocol):
+    """Takes a line of history, or none; False says that the budget is spent: keep the best so far and return."""
+
+    def __call__(self, line: Mapping[str, float] | None = None) -> bool: ...
+
+
+def no_limit(line: Mapping[str, float] | None = None) -> bool:
+    """A Report that keeps nothing and never says stop."""
+    return True
 
 
 @dataclass(frozen=True)

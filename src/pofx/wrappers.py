@@ -20,7 +20,7 @@ from torch import Tensor
 from pofx.data import Batch, Data
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.model import Card, Conditional, Cursor, Given, Model, Player, Quality, Unsupported, Value
+from pofx.model import Card, Conditional, Cursor, Given, Model, Player, Quality, Report, Unsupported, Value
 from pofx.randomness import Rng
 
 
@@ -81,7 +81,7 @@ class Relaxed(Model):
     def _players(self) -> list[Player]:
         return [_mapped(p, self._relax) for p in self.inner.players()]
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         u = self._chart.encode(data.x, rng)
         observed = None if data.observed is None else self._chart.mask(data.observed)
         relaxed = Data(u, self._chart.space, data.given, data.given_spaces, observed, data.split, data.name)

@@ -10,7 +10,7 @@ likelihood rises with every iteration. References: Dempster, Laird and Rubin 197
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,14 @@ class Mixed:
             block.maximise(r, R)
 
 
-def em(mixture: Mixed, rows: Sequence[Any], iterations: int, tolerance: float = 0.0) -> list[float]:
-    """Run EM in place until the objective rises by less than `tolerance`.
+def em(
+    mixture: Mixed,
+    rows: Sequence[Any],
+    iterations: int,
+    tolerance: float = 0.0,
+    time_left: Callable[[], bool] = lambda: True,
+) -> list[float]:
+    """Run EM in place until the objective rises by less than `tolerance`, or no time is left.
 
     Returns:
         The objective before every M step, in nats a row: log likelihood plus log prior.
@@ -57,7 +63,7 @@ def em(mixture: Mixed, rows: Sequence[Any], iterations: int, tolerance: float = 
     for _ in range(iterations):
         R, log_p = responsibilities(mixture.log_joint(rows))
         trace.append(float(log_p.mean() + mixture.log_prior() / len(R)))
-        if len(trace) > 1 and trace[-1] - trace[-2] < tolerance:
+        if len(trace) > 1 and (trace[-1] - trace[-2] < tolerance or not time_left()):
             break
         mixture.maximise(rows, R)
     return trace

@@ -36,6 +36,7 @@ OBJECTIVES = ("pcd", "dsm")
 LARGEST_MLP = 256  # entries; above it a picture's energy is convolutional
 MEASURED = 50  # batches that m and d are measured on
 LEAST_DEVIATION = 0.03  # a constant coordinate has none
+FAR, NEAR = 100.0, 0.1  # how unlike givens are, in nats, and deviations of real ones: chains with like givens start
 LOG_Z_SWEEPS = 30
 LOG_Z_SEED = 20  # log Z is a property of the model: the same question gives the same number
 
@@ -89,7 +90,7 @@ class Energy(Model):
         restart: float = 0.005,
         shrink: float = 1e-3,
         noise: float = 0.2,
-        sweeps: int = 10,
+        sweeps: int = 4,
         temperatures: int = 200,
         particles: int = 64,
         lr: float = 1e-3,
@@ -98,6 +99,7 @@ class Energy(Model):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"objective: got {objective!r}, expected one of {OBJECTIVES}.")
+        self.validate_by = "samples" if objective == "pcd" else "loss"  # without chains, samples are slow
         self.objective, self.width, self.depth, self.base_std = objective, width, depth, base_std
         self.chains, self.moves, self.leapfrog, self.restart = chains, moves, leapfrog, restart
         self.shrink, self.noise, self.sweeps = shrink, noise, sweeps
@@ -242,18 +244,29 @@ class Energy(Model):
         return self._run(log_p, v, sweeps, rng)
 
     def _chain_starts(self, count: int, given: Given, rng: Rng) -> Tensor | None:
-        """States of the buffer that fit the givens; None where there are none and chains must start from the base."""
+        """States of chains with the likest givens; None where there are no chains and all must start from the base."""
         lived = self.visits > 0
-        if given and not self.levels or not bool(lived.any()):
+        if not bool(lived.any()):
             return None
         if not given:
             slots = lived.nonzero().squeeze(1)
-            return self.states[slots[rng.integers(len(slots), (count,))]]
-        wanted = next(iter(given.values())).reshape(-1).long()
-        fits = (self.given_0.reshape(-1)[None] == wanted[:, None]) & self.keep_0 & lived
-        if not bool(fits.any(1).all()):
-            return None
-        return self.states[rng.categorical(torch.where(fits, 0.0, -torch.inf))]
+            turns = rng.permutation(len(slots)).repeat(-(-count // len(slots)))[:count]  # none twice before all once
+            return self.states[slots[turns]]
+        far = torch.where(lived, 0.0, torch.inf).expand(count, -1)
+        for i, (name, space) in enumerate(self.given.items()):
+            if name in given:
+                far = far + self._distance(i, given[name], space)
+        return self.states[rng.categorical(-far)]
+
+    def _distance(self, i: int, asked: Tensor, space: Space) -> Tensor:
+        """How far given i of every chain is from what is asked for, (rows, chains): FAR where it is another code."""
+        known, kept = getattr(self, f"given_{i}").flatten(1 if space.shape else 0), getattr(self, f"keep_{i}")
+        if space.shape == () and space.discrete:
+            return torch.where((known[None] == asked.reshape(-1, 1)) & kept, 0.0, FAR)
+        known = known.reshape(len(known), -1).float()
+        scale = known[kept].std(0).clamp_min(1e-6) if int(kept.sum()) > 1 else 1.0
+        gap = torch.cdist(asked.reshape(len(asked), -1).float() / scale, known / scale)
+        return torch.where(kept, (gap / NEAR).square(), FAR)
 
     def _temper(self, u: Tensor, log_p: Callable[[Tensor], Tensor], rng: Rng) -> Tensor:
         """From the base to p along base^(1 - b) p^b, its step tuned on the way."""

@@ -11,13 +11,12 @@ random; Little and Rubin 2002, section 11.2). A category given moves the mean (a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.model import Card, Conditional, Given, Model, Quality, Unsupported, Value
+from pofx.model import Card, Conditional, Given, Model, Quality, Report, Unsupported, Value
 from pofx.randomness import Rng
 
 LOG_2PI = math.log(2 * math.pi)
@@ -63,7 +62,7 @@ class Gaussian(Model):
         every = {"sample", "log_prob", "condition", "denoise", "encode", "score"}
         return frozenset(every - ({"encode"} if self.given else set()))
 
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
         x = train.x.flatten(1).double()
         labels = train.given[self.classes[0]].long() if self.classes else torch.zeros(len(x), dtype=torch.long)

@@ -15,7 +15,7 @@ References: Duin 1976 (leave-one-out); Aitchison and Aitken 1976; Li and Racine 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from pofx.engines.bins import LOG_2PI, Columns, log_interval
 from pofx.engines.kernels import log_kernel_sum
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.model import Card, Conditional, Given, Model, Unsupported, Value
+from pofx.model import Card, Conditional, Given, Model, Report, Unsupported, Value
 from pofx.randomness import Rng
 
 BLOCK = 2**22  # numbers in a block of the kernel matrix
@@ -86,7 +86,7 @@ class KDE(Model):
         super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[arg-type]
 
     # fitting
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
         whole, mask = self._whole(train.x, train.given, train.observed)
         complete = torch.ones(len(whole), dtype=torch.bool) if mask is None else mask.all(1)
@@ -107,7 +107,7 @@ class KDE(Model):
             return h
         return SAME if entry >= self.space.size else 0.1
 
-    def _choose(self, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _choose(self, rng: Rng, report: Report) -> None:
         """EM over the bandwidths: which row explains a held-out one, and how far away it is."""
         n = len(self.centres)
         index = rng.permutation(n)[: self.queries]
@@ -124,8 +124,7 @@ class KDE(Model):
             assert sums is not None
             self.h = torch.tensor([self._update(i, sums[i], len(rows)) for i in range(len(sums))], dtype=torch.float64)
             total /= len(rows)
-            report({"step": k + 1, "loss": -total})
-            if total - before < 1e-3:
+            if not report({"step": k + 1, "loss": -total}) or total - before < 1e-3:
                 break
             before = total
 

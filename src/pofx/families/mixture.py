@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +28,7 @@ from pofx.engines.components import Binned, Block, Normal, Table
 from pofx.engines.em import Mixed, best_start, em
 from pofx.kinds.base import Space, Variable
 from pofx.kinds.relax import Chart
-from pofx.model import Card, Conditional, Given, Model, Quality, Value
+from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
 from pofx.randomness import Rng
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -58,7 +56,6 @@ class Mixture(Model):
         longest: an ordinal with at most this many levels is a table, a longer one a normal seen through bins.
         restarts: short runs of EM from different clusters, of which the best goes on.
         iterations: of EM at most; it stops when an iteration gains less than `tolerance` nats a row.
-        seconds: after this much CPU time the ladder takes no further step.
     """
 
     card = Card(
@@ -85,7 +82,6 @@ class Mixture(Model):
         restarts: int = 2,
         iterations: int = 200,
         tolerance: float = 1e-3,
-        seconds: float = 60.0,
     ) -> None:
         super().__init__()
         if covariance not in ("auto", "full", "diagonal"):
@@ -94,7 +90,7 @@ class Mixture(Model):
             raise ValueError(f"mixture: components is {components!r}; expected 'auto' or a whole number >= 1.")
         self.components, self.covariance, self.smoothing = components, covariance, smoothing
         self.blur, self.longest = blur, longest
-        self.restarts, self.iterations, self.tolerance, self.seconds = restarts, iterations, tolerance, seconds
+        self.restarts, self.iterations, self.tolerance = restarts, iterations, tolerance
 
     def _build(self) -> None:
         variables = [self.space.variable(i) for i in range(self.space.size)]
@@ -148,28 +144,28 @@ class Mixture(Model):
         super()._load_from_state_dict(state, prefix, *rest)
 
     # fitting
-    def _fit_closed(self, data: Data, rng: Rng, report: Callable[[dict[str, float]], None]) -> None:
+    def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train, valid = self._held_out(data, rng)
         x, mask = self._whole(train.x, train.given, train.observed)
         rows, features = self._rows(x, mask, rng, train=True), self._features(x, mask)
         ladder = [k for k in LADDER if k <= len(x)] if self.components == "auto" else [int(self.components)]
-        best, lowest, since, step, started = None, math.inf, 0, 0, time.process_time()
+        best, lowest, since, step = None, math.inf, 0, 0
         for components in ladder:
-            step += self._fit_components(components, rows, features, rng)
+            step += self._fit_components(components, rows, features, rng, report)
             loss, held = (self._loss(part, rng) if part is not None else math.nan for part in (train, valid))
-            report({"step": step, "components": components, "loss": loss, "valid": held})
+            time_left = report({"step": step, "components": components, "loss": loss, "valid": held})
             score, since = (loss if valid is None else held), since + 1
             if best is None or score < lowest - WORTH:
                 best, lowest, since = (self.log_pi, copy.deepcopy(self.blocks)), score, 0
-            if since == 2 or time.process_time() - started > self.seconds:
+            if since == 2 or not time_left:
                 break
         assert best is not None
         self.log_pi, self.blocks = best
 
-    def _fit_components(self, components: int, rows: list[Any], features: Tensor, rng: Rng) -> int:
+    def _fit_components(self, components: int, rows: list[Any], features: Tensor, rng: Rng, report: Report) -> int:
         mixture = Mixed(list(self.blocks), self.log_pi)  # type: ignore[arg-type]
         best_start(mixture, rows, features, components, self.restarts if components > 1 else 1, rng)
-        trace = em(mixture, rows, self.iterations, self.tolerance)
+        trace = em(mixture, rows, self.iterations, self.tolerance, report)
         self.log_pi = mixture.log_pi
         return len(trace)
 

@@ -114,7 +114,7 @@ def _projected(x: np.ndarray) -> np.ndarray:
 def _generative(plane: Plane) -> Model:
     data = open_data(plane.x, given={"y": plane.y}, test=0.05, valid=0.05)
     joint = family("gaussian")().build(data.space, data.given_spaces)
-    joint.fit_closed(data, Rng(0), lambda line: None)
+    joint.fit_closed(data, Rng(0))
     return joint
 
 

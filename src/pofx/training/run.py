@@ -93,7 +93,7 @@ def run(model: Model, data: Data, settings: Settings, fabric: Any, report: Repor
             report(line)
 
         if model.closed:
-            _fit_closed(model, data, settings.asked.seed, tell)
+            _fit_closed(model, data, settings, tell)
         else:
             _fit_players(model, data, settings, fabric, tell, bar)
 
@@ -137,13 +137,16 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fit_closed(model: Model, data: Data, seed: int, tell: Report) -> None:
-    started, model.history = time.perf_counter(), []
+def _fit_closed(model: Model, data: Data, settings: Settings, tell: Report) -> None:
+    started, model.history, seed, budget = time.perf_counter(), [], settings.asked.seed, settings.asked.budget
+    now, begun = CLOCKS[budget.clock], settings.start[budget.clock]
 
-    def report(line: Mapping[str, float]) -> None:
-        if model.history:
-            tell(model.history[-1])  # a line late, for the last one is validated first
-        model.history.append({**line, "seconds": round(time.perf_counter() - started, 3)})
+    def report(line: Mapping[str, float] | None = None) -> bool:
+        if line is not None:
+            if model.history:
+                tell(model.history[-1])  # a line late, for the last one is validated first
+            model.history.append({**line, "seconds": round(time.perf_counter() - started, 3)})
+        return budget.seconds is None or now() - begun < budget.seconds
 
     model.fit_closed(data, Rng.derive(seed, 2), report)
     model.eval()
