@@ -212,6 +212,17 @@ def test_training_forgets_log_z_and_moves_its_chains():
     assert all(any(torch.equal(s, t) for t in model.states[1:16:2]) for s in starts)
 
 
+def test_chains_start_where_givens_are_like():
+    model = Energy(chains=40, width=8, depth=1).build(real(1), {"label": category(2), "y": real(2)})
+    model.visits[:30], model.keep_0[:], model.keep_1[:] = 1, True, True
+    model.given_0.copy_(torch.arange(40) % 2)
+    model.given_1.copy_(torch.stack([torch.arange(40.0), torch.zeros(40)], 1))
+    asked = {"label": torch.tensor([1, 0]), "y": torch.tensor([[7.0, 0.0], [12.0, 0.0]])}
+    assert torch.equal(model._chain_starts(2, asked, Rng(0)), model.states[[7, 12]])
+    all_once = model._chain_starts(30, {}, Rng(0))
+    assert torch.equal(all_once.sort(0).values, model.states[:30].sort(0).values)
+
+
 def test_chains_take_turns_and_keep_their_givens():
     model = Energy(chains=24, width=16, depth=1, restart=0.0).build(real(2), {"label": category(2)})
     for k in range(3):  # 16 of 24 at a time: each chain has two turns
