@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 .DELETE_ON_ERROR:
 
 demo: $(USER)
-	$(BIN)/pofx compare digits
+	$(BIN)/pofx compare digits --resume
 
 test: lint
 	$(PYTEST) -m "not slow and not data"
