@@ -380,3 +380,17 @@ def test_relaxed_resolution_is_the_width_of_the_bin():
     w = model.log_prob(x.repeat(2000, 1), draws=1, rng=0).value.exp().reshape(2000, 3)
     assert ((w.mean(0) - exact) / (w.std(0) / 2000**0.5)).abs().max() < 5
     assert (w.std(0) < 0.2 * exact).all()
+
+
+def test_without_its_class_a_row_has_the_normal_law_of_all_rows():
+    """Two distant classes: asked without the class, the spread between them counts too."""
+    x = torch.cat([Rng(0).normal((4000, 2), torch.float64), Rng(1).normal((4000, 2), torch.float64) + 6])
+    label = torch.arange(8000) // 4000
+    data = Data(x, real(2), {"label": label}, {"label": category(2)}, split={"train": torch.arange(8000)})
+    model = Gaussian(shrinkage=0.0).build(data.space, data.given_spaces)
+    model.fit_closed(data, Rng(0))
+    law = scipy.stats.multivariate_normal(x.mean(0), torch.cov(x.T, correction=0))
+    assert torch.allclose(model.log_prob(x[:50]).value, torch.from_numpy(law.logpdf(x[:50].numpy())), atol=1e-4)
+    assert (
+        float(model.log_prob(x[:4000], {"label": label[:4000]}).value.mean()) > law.logpdf(x[:4000].numpy()).mean() + 1
+    )

@@ -19,7 +19,7 @@ LOG_PRIOR = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
 def classes() -> Gaussian:
     model = Gaussian()
     model.build(real(2).replace(dtype="float64"), {"label": category(3)})
-    model.mean, model.covariance = MEANS.clone(), COV.clone()
+    model.mean, model.covariance, model.whole = MEANS.clone(), COV.clone(), COV.clone()
     model.overall = MEANS.mean(0)
     return model
 

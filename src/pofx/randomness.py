@@ -50,7 +50,7 @@ class Rng:
     @classmethod
     def derive(cls, *key: int, device: torch.device | str = "cpu", rows: Rows | None = None) -> Rng:
         """The stream named by a tuple of integers, such as (seed, step)."""
-        words = np.random.SeedSequence(list(key)).generate_state(2, np.uint32)
+        words = np.random.SeedSequence([len(key), *key]).generate_state(2, np.uint32)
         return cls(int(words[0]) << 31 | int(words[1]) >> 1, device, rows)
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -57,6 +57,7 @@ class Gaussian(Model):
         self.register_buffer("mean", torch.zeros(levels, d, dtype=torch.float64))
         self.register_buffer("overall", torch.zeros(d, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(d, dtype=torch.float64))
+        self.register_buffer("whole", torch.eye(d, dtype=torch.float64))
 
     def offers(self) -> frozenset[str]:
         every = {"sample", "log_prob", "condition", "denoise", "encode", "score"}
@@ -72,7 +73,8 @@ class Gaussian(Model):
             filled, extra = self._expect(x, labels, observed)
             self._maximise(filled, extra, labels)
             if (k + 1) % 10 == 0 or rounds == 1:
-                report({"step": k + 1, "loss": -float(self._log_normal(x, self.mean[labels], observed).mean())})
+                log_p = self._log_normal(x, self.mean[labels], self.covariance, observed)
+                report({"step": k + 1, "loss": -float(log_p.mean())})
 
     def _expect(self, x: Tensor, labels: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """E[u | u_o] and the mean of Cov[u | u_o], row by row pattern."""
@@ -81,7 +83,7 @@ class Gaussian(Model):
         filled, extra = x.clone(), torch.zeros_like(self.covariance)
         for pattern, rows in _patterns(observed):
             m = self.mean[labels[rows]]
-            mean, covariance = self._conditional(x[rows], m, pattern)
+            mean, covariance = self._conditional(x[rows], m, self.covariance, pattern)
             filled[rows[:, None], ~pattern] = mean
             index = (~pattern).nonzero().squeeze(1)
             extra[index[:, None], index] += covariance * len(rows)
@@ -92,48 +94,56 @@ class Gaussian(Model):
         for code in range(len(self.mean)):
             rows = labels == code
             self.mean[code] = x[rows].mean(0) if rows.any() else self.overall
-        centred = x - self.mean[labels]
-        s = centred.T @ centred / len(x) + extra
-        self.covariance = (1 - self.shrinkage) * s + self.shrinkage * torch.diag(s.diagonal() + 1e-6)
+        self.covariance = self._shrunk(x - self.mean[labels], extra)
+        self.whole = self._shrunk(x - self.overall, extra)
+
+    def _shrunk(self, centred: Tensor, extra: Tensor) -> Tensor:
+        s = centred.T @ centred / len(centred) + extra
+        return (1 - self.shrinkage) * s + self.shrinkage * torch.diag(s.diagonal() + 1e-6)
 
     def _mean_of(self, given: Given, rows: int) -> Tensor:
         if self.classes and self.classes[0] in given:
             return self.mean[given[self.classes[0]].long()]
         return (self.overall if self.classes else self.mean[0]).expand(rows, -1)
 
-    def _conditional(self, x: Tensor, m: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
-        s, o = self.covariance, pattern
+    def _covariance_of(self, given: Given) -> Tensor:
+        # without its class a row is one of them all: the normal distribution fitted to all rows together
+        return self.whole if self.classes and self.classes[0] not in given else self.covariance
+
+    def _conditional(self, x: Tensor, m: Tensor, s: Tensor, o: Tensor) -> tuple[Tensor, Tensor]:
         gain = torch.linalg.solve(s[o][:, o], s[o][:, ~o]).T if o.any() else s.new_zeros(int((~o).sum()), 0)
         mean = m[:, ~o] + (x[:, o] - m[:, o]) @ gain.T
         covariance = s[~o][:, ~o] - gain @ s[o][:, ~o]
         return mean, (covariance + covariance.T) / 2
 
-    def _log_normal(self, x: Tensor, m: Tensor, observed: Tensor | None) -> Tensor:
+    def _log_normal(self, x: Tensor, m: Tensor, s: Tensor, observed: Tensor | None) -> Tensor:
         if observed is None:
-            return _log_normal(x - m, self.covariance)
+            return _log_normal(x - m, s)
         log_p = x.new_zeros(len(x))
         for pattern, rows in _patterns(observed):
-            covariance = self.covariance[pattern][:, pattern]
+            covariance = s[pattern][:, pattern]
             log_p[rows] = _log_normal((x - m)[rows][:, pattern], covariance) if pattern.any() else 0.0
         return log_p
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         z = rng.normal((count, self.space.size), torch.float64)
-        u = self._mean_of(given, count) + z @ torch.linalg.cholesky(self.covariance).T
+        u = self._mean_of(given, count) + z @ torch.linalg.cholesky(self._covariance_of(given)).T
         return u.reshape(count, *self.space.shape).to(self.space.torch_dtype)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         flat = x.flatten(1).double()
         mask = None if observed is None else observed.flatten(1)
-        return Value(self._log_normal(flat, self._mean_of(given, len(x)), mask), Quality.EXACT)
+        log_p = self._log_normal(flat, self._mean_of(given, len(x)), self._covariance_of(given), mask)
+        return Value(log_p, Quality.EXACT)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
         flat, mask, m = x.flatten(1).double(), observed.flatten(1), self._mean_of(given, len(x))
+        s = self._covariance_of(given)
 
         def sample(n: int, rng: Rng) -> Tensor:
             out = flat.expand(n, *flat.shape).clone()
             for pattern, rows in _patterns(mask):
-                mean, covariance = self._conditional(flat[rows], m[rows], pattern)
+                mean, covariance = self._conditional(flat[rows], m[rows], s, pattern)
                 z = rng.normal((n, *mean.shape), torch.float64)
                 jitter = 1e-10 * torch.eye(mean.shape[1], dtype=mean.dtype)
                 draw = mean + z @ torch.linalg.cholesky(covariance + jitter).T
@@ -142,14 +152,14 @@ class Gaussian(Model):
 
         def log_prob(full: Tensor) -> Value:
             whole = full.flatten(1).double()
-            return Value(self._log_normal(whole, m, None) - self._log_normal(whole, m, mask))
+            return Value(self._log_normal(whole, m, s, None) - self._log_normal(whole, m, s, mask))
 
         return Conditional(sample, log_prob)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         flat, m = u_t.flatten(1).double(), self._mean_of(given, len(u_t))
         a, s = (v.double().reshape(-1, 1) for v in (alpha_t, sigma_t))
-        values, vectors = torch.linalg.eigh(self.covariance)
+        values, vectors = torch.linalg.eigh(self._covariance_of(given))
         values = values.clamp_min(0)
         shrink = a * values / (a**2 * values + s**2)
         u = m + (((flat - a * m) @ vectors) * shrink) @ vectors.T
@@ -162,7 +172,7 @@ class Gaussian(Model):
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
         centred = u.flatten(1).double() - self._mean_of(given, len(u))
-        return -torch.linalg.solve(self.covariance, centred.T).T.reshape(u.shape).to(u.dtype)
+        return -torch.linalg.solve(self._covariance_of(given), centred.T).T.reshape(u.shape).to(u.dtype)
 
 
 def _log_normal(centred: Tensor, covariance: Tensor) -> Tensor:

@@ -141,7 +141,9 @@ def families_table(add: Sequence[str] = ()) -> str:
     """Murphy's table of every family, from its card, and the taxonomy tree."""
     wide = Table(pad_edge=False, show_lines=True, expand=True)
     for name in ("family", *CARD_COLUMNS, "tier", "incomplete"):
-        wide.add_column(name, min_width=8 if name != "family" else 14, ratio=None if name == "family" else 2)
+        wide.add_column(
+            name, overflow="fold", min_width=8 if name != "family" else 14, ratio=None if name == "family" else 2
+        )
     for name, card in cards(add).items():
         wide.add_row(_short(name), *(getattr(card, c) for c in CARD_COLUMNS), card.tier, card.incomplete)
     return _text(wide) + "\n\n" + _tree(placed(add))
