@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from pofx.data import Batch
-from pofx.families.energy import MEASURED, Energy
+from pofx.families.energy import Energy
 from pofx.kinds.base import category, real
 from pofx.model import Quality, Unsupported
+from pofx.nn.moments import BATCHES
 from pofx.randomness import Rng
 
 torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def quadratic(a: float, d: int = 1, **knobs) -> Energy:
 
 def settled(model: Energy) -> Energy:
     """The moments of the coordinates are what they are: v = (u - mean) / deviation changes no more."""
-    model.measured.fill_(MEASURED)
+    model.moments.batches.fill_(BATCHES)
     return model
 
 
@@ -85,22 +86,22 @@ def test_pcd_learns_the_variance():
 def test_moments_of_the_coordinates_are_measured_once():
     """Means and deviations of all first batches together; then held, also while asking; constants have a floor."""
     model = Energy(chains=8, width=8, depth=1).build(real(3))
-    x = torch.tensor([5.0, -1.0, 2.0]) + torch.tensor([3.0, 0.1, 0.0]) * Rng(0).normal((MEASURED * 40, 3))
+    x = torch.tensor([5.0, -1.0, 2.0]) + torch.tensor([3.0, 0.1, 0.0]) * Rng(0).normal((BATCHES * 40, 3))
     for k, rows in enumerate(x.split(40)):
         model._contrast(Batch(rows), Rng(k))
-    torch.testing.assert_close(model.mean, x.mean(0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.deviation[:2], x.std(0, correction=0)[:2], rtol=1e-3, atol=0)
-    assert float(model.deviation[2]) == pytest.approx(0.03)
-    before = model.mean.clone()
+    torch.testing.assert_close(model.moments.mean, x.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.moments.deviation[:2], x.std(0, correction=0)[:2], rtol=1e-3, atol=0)
+    assert float(model.moments.deviation[2]) == pytest.approx(0.03)
+    before = model.moments.mean.clone()
     model._contrast(Batch(x[:40] + 9), Rng(0))
-    assert torch.equal(model.mean, before)
+    assert torch.equal(model.moments.mean, before)
 
 
 def test_density_and_score_live_in_the_rows_own_units():
     """With f = a |v|^2 / 2 and v = (u - m) / d, u is normal with mean m and variance d^2 / (a + 1 / s^2)."""
     model = quadratic(1.75, 2, temperatures=50).eval()
     m, d = torch.tensor([3.0, -2.0]), torch.tensor([0.5, 4.0])
-    model.mean.copy_(m), model.deviation.copy_(d)
+    model.moments.mean.copy_(m), model.moments.square.copy_(d**2 + m**2)
     law = torch.distributions.Normal(m, d / math.sqrt(2))
     u = law.mean + law.stddev * Rng(0).normal((20, 2))
     torch.testing.assert_close(model.log_prob(u).value.float(), law.log_prob(u).sum(1), atol=0.15, rtol=0)

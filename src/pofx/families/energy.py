@@ -30,12 +30,12 @@ from pofx.kinds.base import Space
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic
+from pofx.nn.moments import Moments
 from pofx.nn.scalar import ScalarMLP
 
 OBJECTIVES = ("pcd", "dsm")
 LARGEST_MLP = 256  # entries; above it a picture's energy is convolutional
-MEASURED = 50  # batches that m and d are measured on
-LEAST_DEVIATION = 0.03  # a constant coordinate has none
+SMALL = 16  # entries, up to which a narrower network and fewer chains that move more do better
 FAR, NEAR = 100.0, 0.1  # how unlike givens are, in nats, and deviations of real ones: chains with like givens start
 LOG_Z_SWEEPS = 30
 LOG_Z_SEED = 20  # log Z is a property of the model: the same question gives the same number
@@ -46,17 +46,17 @@ class Energy(Model):
 
     Args:
         objective: "pcd" or "dsm".
-        width, depth: features and residual blocks of the energy.
+        width, depth: features and residual blocks of the energy; width None: 64 for few entries, else 128.
         base_std: s, in standard deviations of each coordinate.
-        chains: persistent chains; they take turns.
-        moves: Hamiltonian transitions of a chain at its turn.
+        chains: persistent chains, which take turns; None: 128 for few entries, else 256.
+        moves: Hamiltonian transitions of a chain at its turn; None: 2 for few entries, else 1.
         leapfrog: steps of one transition.
         restart: share of the chains that start again from the base at their turn.
         shrink: weight of E f^2, which holds the level of f.
         noise: of "dsm", in standard deviations of each coordinate.
         sweeps: transitions of a chain that `sample` runs.
         temperatures, particles: of the annealing for log Z.
-        lr: of AdamW. weight_decay: of AdamW.
+        lr, betas, weight_decay: of AdamW.
     """
 
     card = Card(
@@ -75,18 +75,16 @@ class Energy(Model):
     validate_by = "samples"
     batch_size = 64
 
-    measured: Tensor
-
     def __init__(
         self,
         *,
         objective: str = "pcd",
-        width: int = 128,
+        width: int | None = None,
         depth: int = 2,
         base_std: float = 1.5,
-        chains: int = 256,
-        moves: int = 1,
-        leapfrog: int = 8,
+        chains: int | None = None,
+        moves: int | None = None,
+        leapfrog: int = 6,
         restart: float = 0.005,
         shrink: float = 1e-3,
         noise: float = 0.2,
@@ -94,6 +92,7 @@ class Energy(Model):
         temperatures: int = 200,
         particles: int = 64,
         lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -104,23 +103,24 @@ class Energy(Model):
         self.chains, self.moves, self.leapfrog, self.restart = chains, moves, leapfrog, restart
         self.shrink, self.noise, self.sweeps = shrink, noise, sweeps
         self.temperatures, self.particles = temperatures, particles
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.betas, self.weight_decay = lr, (betas[0], betas[1]), weight_decay
 
     def _build(self) -> None:
         shape, size = self.space.shape, self.space.size
-        c = 64 if self.given else 0
+        few, c = size <= SMALL, 64 if self.given else 0
+        width, self.turns = self.width or (64 if few else 128), self.moves or (2 if few else 1)
         conv = self.space.layout == "grid" and len(shape) == 3 and size > LARGEST_MLP
         self.body: nn.Module = (
-            ConvCritic(shape, max(8, self.width // 4), c) if conv else ScalarMLP(size, self.width, self.depth, c)
+            ConvCritic(shape, max(8, width // 4), c) if conv else ScalarMLP(size, width, self.depth, c)
         )
         self.flatten = not conv
         self.conditioner = Conditioner(_specs(self.given), c) if self.given else None
         only = list(self.given.values())[0] if len(self.given) == 1 else None
         self.levels = only.variables[0].levels if only is not None and only.shape == () and only.discrete else 0
-        count = max(1, min(self.chains, 2**24 // max(1, size))) if self.objective == "pcd" else 1
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
-        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))
+        count = (
+            max(1, min(self.chains or (128 if few else 256), 2**24 // max(1, size))) if self.objective == "pcd" else 1
+        )
+        self.moments = Moments(shape)
         self.register_buffer("states", self.base_std * torch.randn(count, *shape))
         self.register_buffer("visits", torch.zeros(count, dtype=torch.int64))
         self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
@@ -151,7 +151,11 @@ class Energy(Model):
 
     def _players(self) -> list[Player]:
         loss = self._contrast if self.objective == "pcd" else self._match
-        return [Player("energy", list(self.parameters()), loss, lr=self.lr, weight_decay=self.weight_decay)]
+        return [
+            Player(
+                "energy", list(self.parameters()), loss, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
+            )
+        ]
 
     def _start(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
         """v of the rows, and which givens the energy may see."""
@@ -159,18 +163,8 @@ class Energy(Model):
             raise Unsupported("energy: it needs complete rows; fill the gaps first.")
         self.log_z.fill_(torch.nan)
         u = batch.x.float()
-        if self.training and int(self.measured) < MEASURED:
-            self._measure(u)
-        return (u - self.mean) / self.deviation, drop(batch.given, len(batch), rng) if batch.given else {}
-
-    def _measure(self, u: Tensor) -> None:
-        """The moments of what was seen so far; another batch weighs as much as each before it."""
-        self.measured += 1
-        weight = 1 / int(self.measured)
-        square = self.deviation.square() + self.mean.square() if weight < 1 else 0.0
-        square = (1 - weight) * square + weight * u.square().mean(0)
-        self.mean.lerp_(u.mean(0), weight)
-        self.deviation.copy_((square - self.mean.square()).clamp_min(LEAST_DEVIATION**2).sqrt())
+        self.moments.measure(u)
+        return self.moments(u), drop(batch.given, len(batch), rng) if batch.given else {}
 
     def _contrast(self, batch: Batch, rng: Rng) -> Tensor:
         v, keep = self._start(batch, rng)
@@ -199,7 +193,7 @@ class Energy(Model):
         v = torch.where(fresh.reshape(-1, *[1] * len(self.space.shape)), start, self.states[slot])
         self._adopt(slot[fresh], {k: g[:rows][fresh] for k, g in batch.given.items()}, keep, fresh)
         given, kept = self._givens(slot)
-        v = self._run(self._log_tilde(given, kept), v, self.moves, rng, adapt=True)
+        v = self._run(self._log_tilde(given, kept), v, self.turns, rng, adapt=True)
         self.states[slot], self.visits[slot] = v, self.visits[slot] + 1
         self.turn.copy_((self.turn + rows) % len(self.states))
         return v, given, kept
@@ -231,11 +225,11 @@ class Energy(Model):
     def _score(self, u: Tensor, given: Given) -> Tensor:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            return torch.autograd.grad(self._log_tilde(given)((u - self.mean) / self.deviation).sum(), u)[0]
+            return torch.autograd.grad(self._log_tilde(given)(self.moments(u)).sum(), u)[0]
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         v = self._sample_chains(count, given, rng, self.sweeps)
-        return (self.mean + self.deviation * v).to(self.space.torch_dtype)
+        return self.moments.inverse(v).to(self.space.torch_dtype)
 
     def _sample_chains(self, count: int, given: Given, rng: Rng, sweeps: int) -> Tensor:
         v, log_p = self._chain_starts(count, given, rng), self._log_tilde(given)
@@ -284,8 +278,8 @@ class Energy(Model):
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
             raise Unsupported("energy: the density of the observed part alone is not known; pass complete rows.")
-        log_p = self._log_tilde(given)((x.float() - self.mean) / self.deviation).double()
-        log_p = log_p - self.deviation.double().log().sum()
+        log_p = self._log_tilde(given)(self.moments(x.float())).double()
+        log_p = log_p - self.moments.deviation.double().log().sum()
         if given and not self.levels:
             return Value(log_p, Quality.UNNORMALISED)
         low, high, stderr = self.partition().unbind(-1)

@@ -1,8 +1,8 @@
 """GAN: a generator and a critic that compares its draws with the data.
 
-    u = G(z, c),  z ~ N(0, I)
-    critic      L_D = E softplus(-(D(u_real) - D(u_fake))) + gamma / 2 (E |grad D(u_real)|^2 + E |grad D(u_fake)|^2)
-    generator   L_G = E softplus(-(D(u_fake) - D(u_real)))
+    u = m + d v,  v = G(z, c),  z ~ N(0, I)
+    critic      L_D = E softplus(-(D(v_real) - D(v_fake))) + gamma / 2 (E |grad D(v_real)|^2 + E |grad D(v_fake)|^2)
+    generator   L_G = E softplus(-(D(v_fake) - D(v_real)))
 
 The relativistic pairing has no bad local minima and both gradient penalties make its play converge locally. Offers
 sample; it has no density. Fitted by two players which share the draws of a step. Rows with gaps: the critic sees
@@ -24,8 +24,10 @@ from pofx.kinds.base import Space
 from pofx.model import Batch, Card, Given, Model, Player, Rng
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic, ConvDecoder
+from pofx.nn.moments import Moments
 from pofx.nn.scalar import LeakyMLP
 
+LEAST_DEVIATION = 0.25  # below it a coordinate is mostly noise, which the critic should not look for
 PENALISED = 4  # one row in so many bears the penalty
 LARGEST_MLP = 256  # entries; above it the networks of a picture are convolutional
 
@@ -86,6 +88,7 @@ class GAN(Model):
             depth = self.depth or (2 if grid else 3)
             self.generator = LeakyMLP(self.z_size, size, width, depth, c)
             self.critic = LeakyMLP(2 * size, 1, width, depth, c)
+        self.moments = Moments(shape, LEAST_DEVIATION)
         specs = _specs(self.given)
         self.generator_given = Conditioner(specs, c) if specs else None
         self.critic_given = Conditioner(specs, c) if specs else None
@@ -105,9 +108,10 @@ class GAN(Model):
         ]
 
     def _critic_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        self.moments.measure(batch.x.float(), batch.observed)
         self._shared = self._play(batch, rng)
         fake, keep = self._shared
-        real, fake = batch.x.float(), fake.detach()
+        real, fake = self.moments(batch.x.float()), fake.detach()
         c = self._condition_of(self.critic_given, batch.given, len(batch), keep)
         on_real, on_fake = self._judge_both(real, fake, c, batch.observed)
         return F.softplus(on_fake - on_real).mean() + 0.5 * self.penalty_weight * self._penalty(real, fake, c, batch)
@@ -125,7 +129,7 @@ class GAN(Model):
         fake, keep = self._shared or self._play(batch, rng)
         self._shared = None
         c = self._condition_of(self.critic_given, batch.given, len(batch), keep)
-        on_real, on_fake = self._judge_both(batch.x.float(), fake, c, batch.observed)
+        on_real, on_fake = self._judge_both(self.moments(batch.x.float()), fake, c, batch.observed)
         return F.softplus(on_real - on_fake).mean()
 
     def _judge_both(
@@ -145,9 +149,9 @@ class GAN(Model):
         c = self._condition_of(self.generator_given, given, len(z), keep)
         return self.generator(z, c).reshape(len(z), *self.space.shape)
 
-    def _judge(self, u: Tensor, c: Tensor | None, observed: Tensor | None) -> Tensor:
-        mask = torch.ones_like(u) if observed is None else observed.to(u.dtype)
-        seen = u if observed is None else torch.where(observed, u, 0.0)
+    def _judge(self, v: Tensor, c: Tensor | None, observed: Tensor | None) -> Tensor:
+        mask = torch.ones_like(v) if observed is None else observed.to(v.dtype)
+        seen = v if observed is None else torch.where(observed, v, 0.0)
         both = torch.cat([seen, mask], 1)
         return self.critic(both if self.picture else both.flatten(1), c).flatten()
 
@@ -158,7 +162,8 @@ class GAN(Model):
         return None if conditioner is None else conditioner(given, rows, keep)
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        return self._generate(rng.normal((count, self.z_size)), given).to(self.space.torch_dtype)
+        v = self._generate(rng.normal((count, self.z_size)), given)
+        return self.moments.inverse(v).to(self.space.torch_dtype)
 
 
 def squared_slope(f: Tensor, u: Tensor) -> Tensor:
