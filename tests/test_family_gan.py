@@ -127,6 +127,22 @@ def test_pictures_and_seeds():
         assert sum(g is not None and float(g.abs().sum()) > 0 for g in grads) > len(grads) / 2
 
 
+def test_small_coordinates_are_drawn_in_their_own_units():
+    """Draws are m + d v, with m and d of the entries seen; what is missing has no say."""
+    model = GAN(**SMALL).build(real(2))
+    observed = Rng(1).bernoulli(0.5, (400, 2))
+    x = torch.tensor([3.0, -1.0]) + torch.tensor([2.0, 0.5]) * Rng(0).normal((400, 2))
+    for part in torch.arange(400).split(50):
+        gaps = torch.where(observed, x, 1e6)[part]
+        model._critic_loss(Batch(gaps, {}, observed[part]), Rng(0))
+    seen = [x[observed[:, j], j] for j in range(2)]
+    mean, deviation = (torch.stack(t) for t in zip(*((s.mean(), s.std(correction=0)) for s in seen), strict=True))
+    torch.testing.assert_close(model.moments.mean, mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.moments.deviation, deviation, rtol=1e-3, atol=0)
+    z = Rng(7).normal((5, model.z_size))
+    torch.testing.assert_close(model.eval().sample(5, rng=7).float(), mean + deviation * model._generate(z, {}))
+
+
 @pytest.mark.slow
 def test_four_modes_are_all_found():
     centres = 1.2 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])

@@ -6,7 +6,10 @@
 
 The relativistic pairing has no bad local minima and both gradient penalties make its play converge locally. Offers
 sample; it has no density. Fitted by two players which share the draws of a step. Rows with gaps: the critic sees
-value * mask and mask, and the draws wear the masks of the rows that they are compared with.
+v * mask and mask, and the draws wear the masks of the rows that they are compared with.
+
+m and d are the mean and the deviation of each coordinate, measured on the first batches: a critic whose slope is
+penalised would not see the small ones otherwise. The penalties are computed on a quarter of the rows.
 
 References: R3GAN (Huang 2024, arXiv:2501.05441); relativistic pairing (Jolicoeur-Martineau 2018, arXiv:1807.00734);
 R1 (Mescheder 2018, arXiv:1801.04406); masked fakes (Li 2019, arXiv:1902.09599).
@@ -36,10 +39,12 @@ class GAN(Model):
     """A generator fitted against a critic.
 
     Args:
-        latent: size of z; None: 64 for pictures, between 8 and 64 for vectors.
-        width: features of both networks; None: 16 or 32 channels for small and other pictures, 128 for vectors.
-        depth: layers of the networks of vectors (None: 3), or residual blocks at each size of a picture (None: 1).
-        gamma: weight of both gradient penalties; None: 1 for pictures, 0.1 for vectors.
+        latent: size of z; None: between 8 and 32, by the number of entries, and 64 for pictures above 256 entries.
+        width: features of both networks; None: 128 for vectors, 256 for pictures up to 256 entries, which plain layers
+            learn fastest, and 32 channels of convolutions above that.
+        depth: layers of plain networks after the first (None: 3, or 2 for pictures), or residual blocks at each size
+            of convolutional ones (None: 1).
+        gamma: weight of both gradient penalties; None: 0.1 for vectors, 0.2 or 1 for small and other pictures.
         lr: of both players. betas: of both players' AdamW.
     """
 
@@ -78,7 +83,7 @@ class GAN(Model):
         grid = self.space.layout == "grid" and len(shape) == 3
         self.picture = grid and size > LARGEST_MLP
         self.z_size = self.latent or (64 if self.picture else max(8, min(32, size)))
-        self.penalty_weight = self.gamma if self.gamma is not None else (1.0 if self.picture else 0.1)
+        self.penalty_weight = self.gamma if self.gamma is not None else (1.0 if self.picture else 0.2 if grid else 0.1)
         width = self.width or (32 if self.picture else 256 if grid else 128)
         c = 64 if self.given else 0
         if self.picture:
