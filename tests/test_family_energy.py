@@ -68,6 +68,16 @@ def test_contrast_has_the_right_sign():
         assert float(slope) == pytest.approx(0.5 * (spread**2 - 0.8), abs=0.25)
 
 
+def test_wells_wait_for_chains_that_lag():
+    """Where the chains stand far above the data only the level of f is learnt, which flattens it."""
+    model = quadratic(1.0, restart=0.0)
+    model.states[:], model.visits[:], model.turns = 60.0, 1, 0
+    batch = Batch(torch.zeros(256, 1), index=torch.arange(256))
+    (slope,) = torch.autograd.grad(model._contrast(batch, Rng(0)), model.body.a)
+    f = torch.full((1,), 0.5 * 60.0**2)
+    assert float(slope) == pytest.approx(1e-3 * 2 * float(f.square()), rel=1e-4)
+
+
 def test_pcd_learns_the_variance():
     """The fixed point is 1 / v = a + 1 / s^2; here v = 0.25 and s = 2, so a = 3.75."""
     model = quadratic(1.0, shrink=0.0, restart=0.0, leapfrog=4)
