@@ -248,6 +248,29 @@ def report(
 
 
 @app.command()
+def ask(
+    task: Annotated[str, typer.Argument(help="The question, by its name in pofx.tasks.")],
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows to ask about.")],
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """Ask any listed question, one that you added included."""
+    from importlib import import_module
+
+    from pofx.tasks import TASKS
+
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}.")
+    model = io.load(run, add)
+    answer = getattr(import_module(TASKS[task]), task)(model, io.rows(model, data), rng=seed, route=route)
+    words = {"task": task, "unit": answer.unit, "quality": answer.quality.value, "route": answer.route}
+    io.tell(json_, words | {"value": io.plain(answer.value)}, f"{answer.explain()}\n\n{answer.value}")
+
+
+@app.command()
 def check(
     what: Annotated[str, typer.Argument(help="The folder of a fitted model, a family, or path.py:Class.")],
     add: Own = None,

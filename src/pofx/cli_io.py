@@ -85,6 +85,15 @@ def words(answer: Any, values: Any) -> dict[str, Any]:
     return words | {"route": answer.route, "values": [float(v) for v in values]}
 
 
+def plain(value: Any) -> Any:
+    """An answer's value as JSON types."""
+    import numpy as np
+
+    if hasattr(value, "to_dict"):
+        return value.to_dict(orient="list")
+    return [plain(v) for v in value] if isinstance(value, list) else np.asarray(value).tolist()
+
+
 def column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
     """Write one number a row as CSV."""
     if out is None:
@@ -97,15 +106,12 @@ def column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
 
 def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
     """Write drawn rows, or show them."""
-    import numpy as np
-
     if out is not None:
         write(answer.value, out, model)
     shape = list(answer.raw.shape)
     words = {"shape": shape, "quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
     if out is None and answer.raw.numel() <= 100_000:
-        frame_like = hasattr(answer.value, "to_dict")
-        words["x"] = answer.value.to_dict(orient="list") if frame_like else np.asarray(answer.value).tolist()
+        words["x"] = plain(answer.value)
     tell(json_, words, f"wrote {shape[0]} draws to {out}" if out else str(answer.value))
 
 

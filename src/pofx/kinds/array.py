@@ -24,7 +24,9 @@ class Array(Kind):
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
             return source.suffix in (".npy", ".npz")
-        return isinstance(source, (np.ndarray, Tensor, list, tuple))
+        if isinstance(source, (list, tuple)):
+            return bool(source) and not isinstance(source[0], (str, bytes))
+        return isinstance(source, (np.ndarray, Tensor))
 
     def read(self, source: Any, given: tuple[str, ...] = (), types: str | None = None) -> Raw:
         """Rows `(N, D)` from an array or an npy file.
