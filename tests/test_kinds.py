@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from scipy import stats
 
+import pofx
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space, Variable
 from pofx.kinds.image import Image
@@ -773,3 +774,18 @@ def test_everything_draws(name):
     kind.draw(axes, raw.x, raw.space)
     figure.canvas.draw()
     assert axes.child_axes or axes.images or axes.collections
+
+
+@pytest.mark.parametrize("family", ["mixture", "autoregressive", "flow", "vae", "kde", "gaussian"])
+def test_counts_are_never_drawn_negative(family):
+    """A wide column of whole numbers from 0 up has no mass below 0: the law sums to 1 from there, and draws obey."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"n": rng.exponential(300, 800).astype(int), "c": rng.integers(0, 2, 800)})
+    model = pofx.fit(frame, family, budget="30 steps", threads=1, progress=False)
+    assert model.space.variables[0].low == 0
+    drawn = pofx.sample(model, 2000, rng=0).value
+    assert drawn["n"].min() >= 0
+    if family in ("mixture", "autoregressive", "kde"):
+        grid = torch.cartesian_prod(torch.arange(0.0, 12000.0), torch.arange(2.0)).double()
+        total = float(model.log_prob(grid).value.detach().exp().sum())
+        assert total == pytest.approx(1, abs=2e-3)

@@ -164,8 +164,11 @@ def _number_variable(
     low, high = _range(name, seen, kind, r)
     r, atom = _spike(seen, r) if resolution is None and low is None and not whole else (r, "")
     spread, size = float(seen.std()), max(1.0, abs(float(seen.mean())))
+    support = "real" if low is None else "bounded"
+    if low is None and whole and r > 0 and seen.min() >= 0:
+        low, atom = 0.0, ", never negative"
     v = Variable(
-        name, "real" if low is None else "bounded", low=low, high=high, resolution=float(r), integer=whole,
+        name, support, low=low, high=high, resolution=float(r), integer=whole,
         mean=float(seen.mean()), scale=spread if spread > 1e-12 * size else float(r or 1.0),
     )  # fmt: skip
     kind_word = "integer" if whole else v.support

@@ -31,7 +31,8 @@ class Variable:
         support: "real", "bounded" (low < x < high), "ordinal", "category" or "binary" (K = `levels` codes 0 .. K-1).
         levels: K, for the discrete supports.
         values: the user's value for each code; None means that the code is the value.
-        low, high: the bounds of a bounded variable.
+        low, high: the bounds of a bounded variable; of a real one with a resolution, low is its least value (0 for a
+            count), below which it has no probability.
         resolution: the rounding of a real variable; 0 for a true density.
         mean, scale: location and spread in the training data, in the variable's own units.
         integer: a real variable that only takes whole numbers (it comes back as an integer).

@@ -237,7 +237,7 @@ def _bounds(v: Variable) -> tuple[float, float]:
         return -0.5, v.levels - 0.5
     if v.support == "bounded":
         return v.low - v.resolution / 2, v.high + v.resolution / 2  # type: ignore[operator]
-    return -torch.inf, torch.inf
+    return (-torch.inf if v.low is None else v.low - v.resolution / 2), torch.inf
 
 
 def _log_interval(a: Tensor, b: Tensor, gap: Tensor) -> Tensor:

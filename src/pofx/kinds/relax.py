@@ -155,7 +155,7 @@ def _numbers(v: Variable) -> tuple[float, float, float, float, float, float]:
         return step, v.mean, v.scale, -0.5, v.levels - 0.5, 0.0
     if v.support == "bounded":
         return step, v.mean, v.scale, v.low - step / 2, v.high + step / 2, 1.0  # type: ignore[operator]
-    return step, v.mean, v.scale, -math.inf, math.inf, 0.0
+    return step, v.mean, v.scale, -math.inf if v.low is None else v.low - step / 2, math.inf, 0.0
 
 
 def _bits(levels: int) -> int:
