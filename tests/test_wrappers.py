@@ -9,7 +9,7 @@ from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Card, Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
-from pofx.wrappers import Fixed, Guided, Joint, Relaxed, adapted, joint
+from pofx.wrappers import Ensemble, Fixed, Guided, Joint, Relaxed, adapted, joint
 
 MEANS = torch.tensor([[0.0, 0.0], [1.5, -1.0], [-1.0, 2.0]], dtype=torch.float64)
 COV = torch.tensor([[1.0, 0.4], [0.4, 0.6]], dtype=torch.float64)
@@ -206,3 +206,28 @@ def test_relaxed_averages_the_noisy_bounds_of_its_inner_model():
     assert bound.quality is Quality.LOWER
     assert float(gap.mean()) < -0.3
     assert float(gap.mean()) > -0.9
+
+
+def test_an_ensemble_is_the_mean_of_its_members_densities():
+    """Two Gaussians far apart: log p against the closed form, and draws half from each."""
+    space, members = real(1), []
+    for mean in (-4.0, 4.0):
+        member = Gaussian().build(space)
+        member.mean[:] = mean
+        members.append(member)
+    both = Ensemble(members)
+    x = torch.linspace(-6, 6, 25).double()[:, None]
+    law = 0.5 * sum(torch.distributions.Normal(m, 1.0).log_prob(x[:, 0]).exp() for m in (-4.0, 4.0))
+    assert torch.allclose(both.log_prob(x).value, law.log())
+    assert both.log_prob(x).quality is Quality.EXACT
+    drawn = both.sample(4000, rng=0)[:, 0]
+    assert abs(float((drawn > 0).double().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
+    assert abs(float(drawn.abs().mean()) - 4) < 5 / 4000**0.5
+    noisy = Ensemble([_NoisyBound().build(space), _NoisyBound().build(space)])
+    rows = torch.zeros(4000, 1).double()
+    assert noisy.log_prob(rows, rng=0).quality is Quality.LOWER
+    assert float(noisy.log_prob(rows, rng=0).value.mean()) < float(
+        members[0].log_prob(rows + members[0].mean).value.mean()
+    )
+    with pytest.raises(ValueError, match="same Space"):
+        Ensemble([Gaussian().build(real(1)), Gaussian().build(real(2))])

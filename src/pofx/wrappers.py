@@ -3,6 +3,7 @@
     Relaxed(m)      log p(x) >= E_q [ log p_m(u) + log p(x|u) - log q(u|x) ]      any data for a Euclidean family
     Fixed(m, c)     p(x | c) with c held fast
     Guided(m, w)    D(none) + sum_i w_i [ D(c_1..i) - D(c_1..i-1) ]               classifier-free guidance
+    Ensemble(m_k)   p(x) = mean_k p_k(x)
     Joint(prior, m) p(c) p(x | c):  log p(x) = logsumexp_c,  p(c | x) by Bayes' rule
 
 A wrapper offers what its parts offer and it can forward. References: Theis et al. 2016 (arXiv:1511.01844);
@@ -12,10 +13,10 @@ Ho and Salimans 2021 (arXiv:2207.12598).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pofx.data import Batch, Data
 from pofx.kinds.base import Space
@@ -307,6 +308,54 @@ class Joint(Model):
         joint = self.log_joint(x, draws, rng, given)
         stderr = None if joint.stderr is None else (joint.value.softmax(-1) * joint.stderr).square().sum(-1).sqrt()
         return Value(torch.logsumexp(joint.value, -1), joint.quality, stderr)
+
+
+class Ensemble(Model):
+    """An equal mixture of models of the same data: p(x | c) = (1/K) sum_k p_k(x | c), as exact as its worst member.
+
+    Args:
+        members: built models with one Space and the same givens.
+    """
+
+    def __init__(self, members: Sequence[Model]) -> None:
+        super().__init__()
+        if not members or any(m.space != members[0].space or m.given != members[0].given for m in members):
+            raise ValueError("Ensemble: expected at least one model, all of the same Space and givens.")
+        self.members = nn.ModuleList(members)
+        self.space, self.given = members[0].space, members[0].given
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The first member's card."""
+        return self.members[0].card
+
+    @property
+    def chart(self) -> Chart:
+        return self.members[0].chart
+
+    def offers(self) -> frozenset[str]:
+        common = frozenset.intersection(*(m.offers() for m in self.members))
+        return common & {"sample", "log_prob"} | (common & {"score"} if self.space.standard else frozenset())
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        whose = rng.integers(len(self.members), (count,))
+        x = torch.zeros(count, *self.space.shape, dtype=self.space.torch_dtype)
+        for k, member in enumerate(self.members):
+            rows = whose == k
+            c = {name: value[rows] for name, value in given.items()}
+            if rows.any():
+                x[rows] = member.sample(1, c, rng)[0] if c else member.sample(int(rows.sum()), None, rng)
+        return x
+
+    def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        parts = [m.log_prob(x, given or None, observed, draws, rng) for m in self.members]
+        quality = parts[0].quality
+        for part in parts[1:]:
+            quality = quality + part.quality
+        log_p = torch.stack([p.value for p in parts])
+        # log mean exp of noisy bounds is no bound; by Jensen's inequality their plain mean is
+        value = log_p.mean(0) if quality is Quality.LOWER else torch.logsumexp(log_p, 0) - math.log(len(parts))
+        return Value(value, quality)
 
 
 def joint(inner: Model, labels: Tensor, name: str = "label") -> Joint:
