@@ -4,8 +4,8 @@
 
 Little data over-fits long before the budget ends. Here every training picture also appears moved by one pixel, and the
 move is *given*: p(x | move). Held-out pictures are asked about with the move "none", so the answer is an exact log p of
-the pictures themselves (distribution augmentation, Jun et al. 2020, arXiv:2006.06666). Several such models, of different
-seeds, are then one equal mixture, whose log p is exact too.
+the pictures themselves (distribution augmentation, Jun et al. 2020, arXiv:2006.06666). Several such models, of
+different seeds, are then one equal mixture, whose log p is exact too.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def main() -> None:
         for one in (members[-1:], members):
             answer = density(Ensemble(one), data.part("test"))
             bits = bits_per_dim(answer.value, data.space)
+            stderr = float(bits.std()) / len(bits) ** 0.5
             print(
-                f"{len(one)} member(s): {float(bits.mean()):.4f} +- {float(bits.std()) / len(bits) ** 0.5:.4f} bits/dim, "
+                f"{len(one)} member(s): {float(bits.mean()):.4f} +- {stderr:.4f} bits/dim, "
                 f"{answer.quality.value}; {time.process_time() - start:.0f} CPU s so far",
                 flush=True,
             )
