@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -316,6 +317,8 @@ class Ensemble(Model):
     Args:
         members: built models with one Space and the same givens.
     """
+
+    members: Any  # nn.ModuleList of Models
 
     def __init__(self, members: Sequence[Model]) -> None:
         super().__init__()
