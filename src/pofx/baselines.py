@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.model import Card, Conditional, Given, Model, Report, Value
+from pofx.model import Card, Conditional, Given, Model, Report, Unsupported, Value
 from pofx.randomness import Rng
 
 BINS = 64
@@ -112,7 +112,12 @@ class Copy(Model):
         self.register_buffer("rows", torch.zeros(0, *self.space.shape, dtype=self.space.torch_dtype))
 
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
-        self.rows = data.part("train").x.clone()
+        train = data.part("train")
+        complete = torch.ones(len(train), dtype=torch.bool)
+        complete = complete if train.observed is None else train.observed.flatten(1).all(1)
+        if not bool(complete.any()):
+            raise Unsupported("copy: no training row is complete.")
+        self.rows = train.x[complete].clone()
         report({"step": 1, "loss": math.log(len(self.rows))})
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
@@ -126,7 +131,7 @@ class Copy(Model):
 
 
 class Uniform(Model):
-    """Every x in the Space is equally likely; a real entry is uniform over the range seen in training."""
+    """Every x in the Space is equally likely; a real entry is uniform over the range of all rows, as levels are."""
 
     card = _card("uniform noise; what knowing only the Space is worth")
 
@@ -135,17 +140,21 @@ class Uniform(Model):
         self.register_buffer("high", torch.ones(self.space.size, dtype=torch.float64))
 
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
-        x = data.part("train").x.flatten(1).double()
+        x = data.x.flatten(1).double()
+        seen = torch.ones_like(x, dtype=torch.bool) if data.observed is None else data.observed.flatten(1)
         for i in range(self.space.size):
-            v = self.space.variable(i)
-            self.low[i], self.high[i] = (-0.5, v.levels - 0.5) if v.discrete else (x[:, i].min(), x[:, i].max())
+            v, values = self.space.variable(i), x[seen[:, i], i]
+            half = v.resolution / 2  # the bins of the extreme values belong to the range
+            low, high = (-0.5, v.levels - 0.5) if v.discrete else (values.min() - half, values.max() + half)
+            self.low[i], self.high[i] = low, high
         self.high.copy_(torch.maximum(self.high, self.low + 1e-9))
-        report({"step": 1, "loss": -float(self._level())})
+        train = data.part("train")
+        report({"step": 1, "loss": -float(self.log_prob(train.x, observed=train.observed).value.mean())})
 
-    def _level(self) -> Tensor:
+    def _levels(self) -> Tensor:
         variables = [self.space.variable(i) for i in range(self.space.size)]
         steps = torch.tensor([1.0 if v.discrete or v.density else v.resolution for v in variables]).double()
-        return (steps.log() - (self.high - self.low).log()).sum()
+        return steps.log() - (self.high - self.low).log()
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         x = self.low + (self.high - self.low) * rng.uniform((count, self.space.size), torch.float64)
@@ -158,7 +167,10 @@ class Uniform(Model):
         return x.reshape(count, *self.space.shape).to(self.space.torch_dtype)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        return Value(self._level().expand(len(x)).clone())
+        flat = x.flatten(1).double()
+        inside = (flat >= self.low) & (flat <= self.high)
+        entries = torch.where(inside, self._levels(), -torch.inf)
+        return Value(entries.sum(1) if observed is None else torch.where(observed.flatten(1), entries, 0.0).sum(1))
 
 
 # a share of TAIL of the mass lies beyond each end, falling exponentially over the range's outer eighth
