@@ -14,13 +14,13 @@ from pofx.data import Data, open_data
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.kinds.likelihood import Likelihood
-from pofx.model import HOOKS, Model, Predictive, Quality, Unsupported
+from pofx.model import HOOKS, Model, Predictive, Quality, Unsupported, Value
 from pofx.randomness import Rng
 from pofx.records import Cursor
 from pofx.tasks import TASKS
 from pofx.tasks.anomaly import anomaly
 from pofx.tasks.base import Pools, first_route, given_for, rows_of
-from pofx.tasks.density import bits_per_dim, density
+from pofx.tasks.density import answer_of, bits_per_dim, density
 from pofx.tasks.impute import impute
 from pofx.tasks.sample import sample
 from pofx.training.fit import fit
@@ -247,3 +247,12 @@ def test_gibbs_draws_the_conditional_whatever_the_encoder():
     x = torch.tensor([[1.0, 0.0]]).double()
     done = impute(model, x, observed=torch.tensor([[True, False]]), draws=3000, rng=0, route="gibbs").raw[:, 0, 1]
     assert abs(float(done.mean()) - want) < 5 * (want * (1 - want) / 3000) ** 0.5
+
+
+def test_chunks_of_different_quality_make_the_weaker_one():
+    zeros = torch.zeros(3, dtype=torch.float64)
+    exact, estimate = Value(zeros), Value(zeros, Quality.ESTIMATE, zeros + 0.5)
+    for parts in ([exact, estimate], [estimate, exact]):
+        answer = answer_of(Gaussian().build(Space((2,), (Variable("a"), Variable("b")))), parts)
+        assert answer.quality is Quality.ESTIMATE
+        assert sorted(answer.stderr.tolist()) == [0.0] * 3 + [0.5] * 3

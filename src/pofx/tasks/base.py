@@ -119,7 +119,7 @@ def solve(task: str, routes: tuple[Route, ...], model: Model, wanted: str | None
         try:
             answer = candidate.answer(model, **question)
         except Unsupported as refusal:
-            lacks.append(f"{candidate.name}: {refusal}")
+            lacks.append(f"{candidate.name}: {str(refusal).rstrip('.')}")
             continue
         return dataclasses.replace(answer, route=candidate.name, task=task)
     if wanted is not None and not lacks:

@@ -7,6 +7,7 @@ Routes: the model's own log p (exact, or a bound), and the probability-flow ODE 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -106,10 +107,10 @@ def answer_of(model: Model, parts: list[Value]) -> Answer:
         raise FloatingPointError(
             f"{model.name}: log p is NaN for {int(torch.isnan(log_p).sum())} rows; please report it."
         )
-    stderr = None if parts[0].stderr is None else torch.cat([p.stderr for p in parts])  # type: ignore[misc]
-    return Answer(
-        log_p, model.space.unit(), parts[0].quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics
-    )
+    errors = [torch.zeros_like(p.value) if p.stderr is None else p.stderr for p in parts]
+    stderr = None if all(p.stderr is None for p in parts) else torch.cat(errors)
+    quality = functools.reduce(Quality.__add__, (p.quality for p in parts))  # chunks may differ in what they miss
+    return Answer(log_p, model.space.unit(), quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics)
 
 
 ROUTES = (
