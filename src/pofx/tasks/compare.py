@@ -23,7 +23,7 @@ import torch
 from pofx.data import Data, open_data
 from pofx.files import load_tensors, write_atomic
 from pofx.metrics import paired_difference
-from pofx.model import Model
+from pofx.training.run import all_families, family_class
 
 QUESTION = "Which family for which question, at which cost?"
 BASELINE_NAMES = ("independent", "copy", "uniform")
@@ -94,14 +94,13 @@ def compare(
     baselines: bool = True,
     resume: bool = False,
     report: Report | None = None,
-    names: Sequence[str] = (),
     hyper_parameters: dict[str, dict[str, Any]] | None = None,
 ) -> Comparison:
     """Fit and ask every family, each in a process of its own.
 
     Args:
         source: Data, or what `open_data` reads.
-        families: names; None takes all of pofx.
+        families: names, or `path.py:Class`; None takes all of pofx.
         add: further families, such as `path.py:Class`.
         given: what x is given.
         budget: of each family; CPU seconds of one thread make it fair on a busy machine.
@@ -113,15 +112,15 @@ def compare(
         baselines: independent entries, a copy of the training set and uniform noise stand in the same table.
         resume: keep the families already measured in the folder.
         report: called with the stage of every family, a few times a second.
-        names: the registry of families, from the caller.
         hyper_parameters: family -> its hyper-parameters, where the defaults are not wanted.
 
     Raises:
-        ValueError: the folder holds another comparison and `resume` is not set.
+        ValueError: a family is unknown, or the folder holds another comparison and `resume` is not set.
     """
-    data = source if isinstance(source, Data) else open_data(source, given=given, seed=seed, test=_held_out(source))
+    wanted = [*(all_families() if families is None else _known(families)), *_known(add)]
+    wanted += [name for name in BASELINE_NAMES if baselines and name not in wanted]
+    data = source if isinstance(source, Data) else open_data(source, given=given, seed=seed, test=held_out(source))
     folder = Path(folder or Path("runs") / data.name)
-    wanted = [*(families if families is not None else names), *add, *(BASELINE_NAMES if baselines else ())]
     settings = {"budget": budget, "seed": seed, "draws": draws, "samples": samples, "fingerprint": data.fingerprint()}
     _prepare(folder, data, settings, resume)
     specs = [_spec(folder, w, settings, (hyper_parameters or {}).get(w)) for w in wanted]
@@ -163,7 +162,8 @@ def family_folder(name: str) -> str:
     return name.replace("/", "_").replace(":", "_")
 
 
-def _held_out(source: Any) -> int | None:
+def held_out(source: Any) -> int | None:
+    """Test rows of bundled data; None leaves it to `open_data`."""
     return 300 if source == "digits" else None
 
 
@@ -257,11 +257,11 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {k: row.get(k) for k in FIELDS} | {k: row[k] for k in extra if k in row}
 
 
-def families_of(names: Sequence[str | type[Model]]) -> list[str]:
-    """Names only; a class of your own must be said as path.py:Class, since another process has to find it."""
-    wrong = [n for n in names if not isinstance(n, str)]
-    if wrong:
-        raise ValueError(
-            f"compare: got the class {wrong[0]}; say it as path.py:Class, since each family has a process."
-        )
-    return [str(n) for n in names]
+def _known(names: Sequence[str]) -> list[str]:
+    """The names, each of which something has: else it is said before anything is fitted."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"compare: got {name!r}; say it as path.py:Class, since each has a process.")  # noqa: TRY004
+        if name not in BASELINE_NAMES:
+            family_class(name)
+    return list(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ import torch
 
 from pofx import files
 from pofx.data import Data
+from pofx.families import FAMILIES
 from pofx.families import family as family_class
 from pofx.model import Model, Unsupported
 from pofx.randomness import Rng
@@ -55,6 +57,11 @@ class Settings:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
+def all_families() -> list[str]:
+    """The names of the families of pofx."""
+    return list(FAMILIES)
+
+
 def built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parameters: Mapping[str, Any]) -> Model:
     """A family with weights for this data; an instance is copied, so that it can be fitted again.
 
@@ -67,7 +74,7 @@ def built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parame
         model = copy.deepcopy(family.core)
     else:
         try:
-            model = family_class(family)(**hyper_parameters)
+            model = _of_types(family_class(family), hyper_parameters)(**hyper_parameters)
         except TypeError as error:
             raise ValueError(f"{family}: {error}; see the hyper-parameters in its docstring.") from error
     if not data.complete and model.card.incomplete.startswith("refuses"):
@@ -77,6 +84,15 @@ def built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parame
     if data.given and not model.card.given:
         raise Unsupported(f"{model.name} learns p(x) only; it cannot be given {sorted(data.given)}.")
     return adapted(model, data.space).build(data.space, data.given_spaces, seed)
+
+
+def _of_types(cls: type[Model], hyper_parameters: Mapping[str, Any]) -> type[Model]:
+    """The class, whose hyper-parameters are numbers where its defaults are."""
+    defaults = {name: p.default for name, p in inspect.signature(cls.__init__).parameters.items()}
+    for name, value in hyper_parameters.items():
+        if isinstance(defaults.get(name), (int, float)) and isinstance(value, str):
+            raise TypeError(f"{name}: got {value!r}; expected a number, such as its default {defaults[name]}")
+    return cls
 
 
 def run(model: Model, data: Data, settings: Settings, fabric: Any, report: Report = lambda line: None) -> None:
@@ -225,7 +241,7 @@ def _identity(model: Model, data: Data, settings: Settings) -> dict[str, Any]:
 
 
 def _agree(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    for word in ("data", "family", "hyper-parameters", "given", "seed"):
+    for word in ("seed", "data", "family", "hyper-parameters", "given"):  # another seed splits the data otherwise
         if saved[word] != now[word]:
             raise ValueError(
                 f"{folder} cannot be resumed: its fit had another {word} ({saved[word]}, now {now[word]}); "
