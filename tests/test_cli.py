@@ -109,6 +109,58 @@ def test_a_run_that_exists_is_not_overwritten(table, capsys):
     assert "already holds a run" in err
 
 
+def test_ctrl_c_is_told_to_the_shell(monkeypatch, table, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pofx.fit", interrupted)
+    assert run(capsys, "fit", table / "rows.csv", "gaussian", "--out", table / "never")[0] == 130
+
+
+def test_whole_numbers_with_gaps_come_back_whole(table, capsys):
+    (table / "holes.csv").write_text("a,b,c\n3,,x\n,1.5,y\n")
+    assert run(capsys, "impute", table / "run", table / "holes.csv", "--out", table / "whole.csv")[0] == 0
+    lines = (table / "whole.csv").read_text().split()
+    assert lines[1].startswith("3,")
+    assert lines[2].split(",")[0].isdigit()
+
+
+def test_questions_with_what_x_is_given(table, capsys):
+    code, *_ = run(capsys, "fit", table / "rows.csv", "gaussian", "--given", "c", "--out", table / "given", "--json")
+    assert code == 0
+    means = [
+        json.loads(run(capsys, "density", table / "given", table / "rows.csv", *words, "--json")[1])["mean"]
+        for words in ([], ["--given", "c"], ["--given", "c=x"])
+    ]
+    assert means[1] > means[0]
+    assert means[1] > means[2]
+    assert run(capsys, "impute", table / "given", table / "gaps.csv", "--given", "c", "--json")[0] == 0
+    code, _, err = run(capsys, "density", table / "given", table / "rows.csv", "--given", "d")
+    assert code == 2
+    assert "--given d" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ask", "sample", "RUN", "rows.csv"], "pofx sample"),
+        (["density", "RUN", "iris"], "no column"),
+        (["compare", "rows.csv", "flowerpot"], "flowerpot"),
+        (["fit", "rows.csv", "gaussian", "--set", "shrinkage=much", "--out", "left"], "expected a number"),
+        (["fit", "rows.csv", "flowerpot", "--out", "left"], "flowerpot"),
+        (["fit", "rows.csv", "gaussian", "--out", "RUN"], "finished"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(words, says, table, capsys, monkeypatch):
+    monkeypatch.chdir(table)
+    code, out, err = run(capsys, *[str(table / "run") if w == "RUN" else w for w in words])
+    assert code == 2
+    assert out == ""
+    assert says in err.strip().splitlines()[-1]
+    assert not (table / "left").exists()
+    assert not (table / "runs").exists()
+
+
 def test_families_and_coverage_come_from_the_code(capsys):
     code, out, _ = run(capsys, "families", "--json")
     assert code == 0

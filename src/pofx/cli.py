@@ -2,8 +2,8 @@
 
     pofx fit digits flow --out runs/flow       pofx sample runs/flow       pofx compare digits
 
-Every command has --json (one JSON object on standard output, nothing else) and --seed. Nothing heavy is imported before
-a command runs, so that `pofx --help` answers at once.
+Every command has --json (one JSON object on standard output, nothing else); those that use chance have --seed. Nothing
+heavy is imported before a command runs, so that `pofx --help` answers at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of the split, the weights and the noise.")]
-Given = Annotated[list[str] | None, typer.Option("--given", help="What x is given (name), or at asking name=value.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--given", help="What x is given: a name; at asking name=value, or a column of the rows."),
+]
 Budget = Annotated[str, typer.Option(help='"60s", "5 min", "60 cpu s" or "500 steps".')]
 Run = Annotated[Path, typer.Argument(help="The folder of a fitted model.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
@@ -33,7 +36,7 @@ Route = Annotated[str | None, typer.Option(help="A route by name; default the be
 def main() -> None:
     """Run a command; a mistake is one line, not a traceback."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except (typer.Exit, SystemExit) as stop:
         raise SystemExit(getattr(stop, "exit_code", getattr(stop, "code", 0))) from None
     except (typer.Abort, KeyboardInterrupt):
@@ -43,6 +46,8 @@ def main() -> None:
             raise
         print(f"pofx: {_message(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    if isinstance(code, int) and code:  # Ctrl-C comes back as a number
+        raise SystemExit(code)
 
 
 def _foreseen(error: Exception) -> bool:
@@ -111,6 +116,7 @@ def density(
     data: Annotated[str, typer.Argument(help="Rows to ask about.")],
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws of a bound.")] = 16,
     out: Out = None,
+    given: Given = None,
     seed: Seed = 0,
     add: Own = None,
     route: Route = None,
@@ -122,7 +128,7 @@ def density(
 
     model = io.load(run, add)
     rows = io.rows(model, data)
-    answer = ask(model, rows, draws=draws, rng=seed, route=route)
+    answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
     words = io.words(answer, answer.value)
     if model.space.mass:
         words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
@@ -169,6 +175,7 @@ def impute(
     data: Annotated[str, typer.Argument(help="Rows with gaps.")],
     out: Out = None,
     draws: Annotated[int, typer.Option(help="Completions of every row.")] = 1,
+    given: Given = None,
     seed: Seed = 0,
     add: Own = None,
     route: Route = None,
@@ -178,8 +185,8 @@ def impute(
     from pofx.tasks.impute import impute as ask
 
     model = io.load(run, add)
-    rows = io.frame(data)
-    answer = ask(model, rows, draws=draws, rng=seed, route=route)
+    rows = io.gaps(model, data)
+    answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
     written = []
     for k, table in enumerate(answer.value):
         target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
@@ -219,15 +226,15 @@ def compare(
     """Which family for which question? A leaderboard and a report."""
     from pofx.reporting.leaderboard import Watch, table
     from pofx.reporting.page import write_report
-    from pofx.tasks.compare import LEADERBOARD
+    from pofx.tasks.compare import LEADERBOARD, held_out
     from pofx.tasks.compare import compare as run
 
-    source = io.opened(data, given, seed, test=300 if data == "digits" else None)
+    source = io.opened(data, given, seed, test=held_out(data))
     folder = out or Path("runs") / source.name
     with Watch(enabled=not json_) as watch:
         found = run(
             source, families or None, add=add or (), budget=budget, seed=seed, folder=folder, jobs=jobs, draws=draws,
-            samples=samples, baselines=baselines, resume=resume, report=watch.show, names=_names(),
+            samples=samples, baselines=baselines, resume=resume, report=watch.show,
         )  # fmt: skip
         watch.say("writing the report")
         page = write_report(found, add or ())
@@ -259,13 +266,17 @@ def ask(
 ) -> None:
     """Ask any listed question, one that you added included."""
     from importlib import import_module
+    from inspect import signature
 
     from pofx.tasks import TASKS
 
     if task not in TASKS:
         raise ValueError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}.")
     model = io.load(run, add)
-    answer = getattr(import_module(TASKS[task]), task)(model, io.rows(model, data), rng=seed, route=route)
+    question = getattr(import_module(TASKS[task]), task)
+    if "x" not in signature(question).parameters:
+        raise ValueError(f"{task!r} is not asked about rows; use `pofx {task}`.")
+    answer = question(model, io.rows(model, data), rng=seed, route=route)
     words = {"task": task, "unit": answer.unit, "quality": answer.quality.value, "route": answer.route}
     io.tell(json_, words | {"value": io.plain(answer.value)}, f"{answer.explain()}\n\n{answer.value}")
 
@@ -313,12 +324,6 @@ def coverage(add: Own = None, json_: Json = False) -> None:
     from pofx.reporting.leaderboard import coverage_table
 
     io.tell(json_, {"cells": [asdict(c) for c in cells(add or ())]}, coverage_table(add or ()))
-
-
-def _names() -> list[str]:
-    from pofx.families import FAMILIES
-
-    return list(FAMILIES)
 
 
 if __name__ == "__main__":

@@ -39,29 +39,49 @@ def load(run: Path, add: list[str] | None) -> Any:
 
 
 def rows(model: Any, data: str) -> Any:
-    """Rows in the model's own coordinates from a bundled name, a file or a folder."""
+    """Rows to ask about, as a user would hold them, from a bundled name, a file or a folder."""
     from pofx.data import find
     from pofx.kinds import KINDS
     from pofx.kinds.bundled import BUNDLED
 
-    if data in BUNDLED:
-        return BUNDLED[data]().x
+    if data in BUNDLED:  # through the user's own type, so that rows of another shape or other columns are refused
+        raw = BUNDLED[data]()
+        return KINDS[raw.space.kind].restore(raw.x, raw.space)
     if model.space.kind == "table":
         return frame(data)
     return KINDS[model.space.kind].read(find(data)).x
 
 
+def gaps(model: Any, data: str) -> Any:
+    """Rows with gaps: a table's cells can be blank; a picture in a file cannot say where its holes are."""
+    if model.space.kind != "table":
+        raise ValueError(
+            f"impute takes tables here, and this model knows the kind {model.space.kind!r}; from Python, "
+            "pofx.impute(model, x, observed=mask) takes any."
+        )
+    return rows(model, data)
+
+
 def frame(data: str) -> Any:
-    """A table as a DataFrame."""
+    """A table as a DataFrame; a column of whole numbers stays one where it has gaps."""
     from pofx.data import find
-    from pofx.kinds.table import read_frame
+    from pofx.kinds.table import read_frame, whole_numbers
 
-    return read_frame(find(data))[0]
+    return whole_numbers(read_frame(find(data))[0])
 
 
-def values(given: list[str] | None) -> dict[str, str] | None:
-    """Givens at asking time."""
-    return pairs(given) if given else None
+def values(given: list[str] | None, data: str | None = None) -> dict[str, Any] | None:
+    """Givens at asking time: name=value, or the name of a column of the rows that are asked about."""
+    plain = [g for g in given or () if "=" in g or data is None]
+    found = pairs(plain)
+    for name in (g for g in given or () if g not in plain):
+        table = frame(str(data))
+        if name not in table:
+            raise ValueError(
+                f"--given {name}: {data} has the columns {list(table)}; expected one of them, or {name}=value."
+            )
+        found[name] = table[name].to_numpy()
+    return found or None
 
 
 def pairs(options: list[str] | None) -> dict[str, Any]:

@@ -29,8 +29,8 @@ def family(which: str | type[Model]) -> type[Model]:
     """The class of a family: by name, as `path.py:Class`, by entry point in the group `pofx.families`, or as itself.
 
     Raises:
-        TypeError: what was named or passed is no Model.
-        ValueError: nothing has that name; the message lists what there is.
+        TypeError: the class that was passed is no Model.
+        ValueError: nothing has that name, or it names no Model; the message lists what there is.
     """
     if isinstance(which, type):
         if not issubclass(which, Model):
@@ -57,5 +57,5 @@ def _from_file(which: str) -> type[Model]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, name, None), type) or not issubclass(getattr(module, name), Model):
-        raise TypeError(f"family {which!r}: {path} holds no pofx.Model named {name}.")
+        raise ValueError(f"family {which!r}: {path} holds no pofx.Model named {name}.")  # noqa: TRY004 (a name)
     return getattr(module, name)

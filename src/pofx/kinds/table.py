@@ -163,15 +163,23 @@ def _frame_of(
     return frame, notes
 
 
-def _sharpened(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a text file cannot say: whole numbers with blanks are whole, and ISO dates are dates."""
-    import pandas as pd
-
+def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a text file cannot say: whole numbers with blanks are whole."""
     for key in frame.columns:
         column, seen = frame[key], frame[key].dropna()
         if column.dtype == np.float64 and 0 < len(seen) < len(column) and bool((seen == seen.round()).all()):
             frame[key] = column.astype("Int64") if seen.abs().max() < 2**53 else column
-        elif len(seen) and all(isinstance(w, str) for w in seen) and seen.str.match(r"\d{4}-\d{2}-\d{2}").all():
+    return frame
+
+
+def _sharpened(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a text file cannot say: whole numbers with blanks are whole, and ISO dates are dates."""
+    import pandas as pd
+
+    frame = whole_numbers(frame)
+    for key in frame.columns:
+        column, seen = frame[key], frame[key].dropna()
+        if len(seen) and all(isinstance(w, str) for w in seen) and seen.str.match(r"\d{4}-\d{2}-\d{2}").all():
             dates = pd.to_datetime(column, errors="coerce", format="ISO8601")
             frame[key] = dates if dates.notna().sum() == len(seen) else column
     return frame

@@ -55,8 +55,7 @@ def fit(
         threads, precision: "auto" measures; or a count, and "32-true" or "bf16-mixed".
         device: "auto", "cpu" or "cuda".
         processes: data-parallel processes on this machine (needs `folder`, and a main module that can be imported).
-        progress: show a progress bar.
-        report: called with each line of history.
+        progress, report: show a progress bar; a function that is called with each line of history.
         checkpoint_seconds: between two checkpoints.
         hyper_parameters: of the family, where `family` is a name or a class.
 
@@ -71,11 +70,12 @@ def fit(
     start = {clock: now() for clock, now in CLOCKS.items()}
     asked = Asked(Budget.parse(budget), seed, batch, threads, precision)
     data = open_data(source, given=given)
-    path = _folder(folder, resume)
+    path = _free(folder, resume)
     settings = Settings(asked, start, path, resume, checkpoint_seconds, device, progress, dict(hyper_parameters or {}))
     if family is None:
         family, settings = _picked(data, settings)
     model = built(family, data, seed, settings.hyper_parameters)
+    _make(path)
     if processes != 1 and not model.closed:
         return fit_in_processes(data, family, processes, path, settings)
     fabric = fabric_of(device)
@@ -94,24 +94,37 @@ def _picked(data: Data, settings: Settings) -> tuple[str, Settings]:
         if "picked" not in known:
             raise ValueError(f"{settings.folder} cannot be resumed: name the family that it was begun with.")
         return known["picked"]["family"], replace(settings, record=known)
+    _make(settings.folder)
     found = pick(data, settings)
     asked = replace(settings.asked, budget=found.budget)
     return found.family, replace(settings, asked=asked, record={"picked": found.to_json()})
 
 
-def _folder(folder: str | Path | None, resume: bool) -> Path | None:
+def _free(folder: str | Path | None, resume: bool) -> Path | None:
+    """The folder, which may take this fit; nothing is made yet, so that a mistake leaves nothing behind."""
     if folder is None:
         if resume:
             raise ValueError("resume=True needs the folder of the run to resume.")
         return None
     path = Path(folder)
     holds = [name for name in (files.MODEL, files.CHECKPOINT, files.HISTORY) if (path / name).exists()]
+    if files.MODEL in holds and files.CHECKPOINT not in holds and not resume:
+        raise ValueError(f"{path} already holds a run, which is finished; load it, or give another folder.")
     if holds and not resume:
-        raise ValueError(f"{path} already holds a run ({', '.join(holds)}); give another folder, or resume=True.")
+        raise ValueError(
+            f"{path} already holds a run ({', '.join(holds)}); give another folder, or resume=True (--resume)."
+        )
     if resume and not path.is_dir():
         raise ValueError(f"{path} cannot be resumed: there is no such folder; leave out resume to begin.")
     if resume and files.MODEL in holds and files.CHECKPOINT not in holds:
         raise ValueError(f"{path} cannot be resumed: it is finished; load it, or give another folder.")
+    return path
+
+
+def _make(path: Path | None) -> None:
+    """Make the folder, and see that it can be written to."""
+    if path is None:
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         files.sweep(path)
@@ -119,4 +132,3 @@ def _folder(folder: str | Path | None, resume: bool) -> Path | None:
         (path / "writable").unlink()
     except OSError as error:
         raise OSError(f"cannot write to {path}: {files.why(error)}; give a folder that can be written.") from error
-    return path
