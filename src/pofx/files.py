@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,15 @@ def describe(model: Any) -> dict[str, Any]:
         "given": {k: s.to_json() for k, s in model.given.items()},
         "card": asdict(core.card),
         "fit": model.record,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"pofx": _version(), "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pofx")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def hyper_parameters(model: Any) -> dict[str, Any]:
