@@ -34,10 +34,10 @@ HOOKS = {  # hook -> who fills it, for a refusal that says where to look
     "sample": "every family of ours",
     "log_prob": "all but gan",
     "condition": "gaussian, mixture, kde, autoregressive on tables",
-    "denoise": "diffusion, gaussian, mixture on real vectors",
+    "denoise": "diffusion, gaussian; mixture and kde on real vectors",
     "encode": "vae, flow, gaussian",
     "decode": "vae",
-    "score": "diffusion, energy, flow, gaussian",
+    "score": "diffusion, energy, flow, gaussian; mixture and kde on real vectors",
     "steps": "autoregressive",
 }
 Given = Mapping[str, Tensor]
@@ -98,7 +98,7 @@ class Model(nn.Module):
         batch, x = self._flat(x)
         _, flat = self._flat_given(given, batch)
         if observed is not None:
-            observed = None if bool(observed.all()) else observed.reshape(x.shape)
+            observed = None if bool(observed.all()) else observed.reshape(x.shape).to(x.device)
         value = self._log_prob(x, flat, observed, draws, self._rng(rng))
         return (value if isinstance(value, Value) else Value(value)).reshape(batch)
 
@@ -106,7 +106,7 @@ class Model(nn.Module):
         """p(x_m | x_o) for rows x `(B, *event)`, each with its own mask `observed` of the same shape."""
         self._need("condition")
         batch, flat = self._flat(x)
-        return self._condition(flat, observed.reshape(flat.shape), self._flat_given(given, batch)[1])
+        return self._condition(flat, observed.reshape(flat.shape).to(flat.device), self._flat_given(given, batch)[1])
 
     def denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given | None = None) -> Tensor:
         """E[u | u_t] where u_t = alpha_t u + sigma_t e, in the chart; all `(B, *chart_event)` or broadcastable."""

@@ -98,7 +98,7 @@ class Relaxed(Model):
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
-            return self._log_prob_observed(x, given, observed, rng)
+            return self._log_prob_observed(x, given, observed, draws, rng)
         if self._chart.exact:
             u = self._chart.encode(x)
             value = self.inner.log_prob(u, given or None, draws=draws, rng=rng)
@@ -117,12 +117,12 @@ class Relaxed(Model):
         u = self._chart.encode(x, rng)
         return self.inner.log_prob(u, given or None, rng=rng).shifted(self._chart.log_weight(u, x))
 
-    def _log_prob_observed(self, x: Tensor, given: Given, observed: Tensor, rng: Rng) -> Value:
+    def _log_prob_observed(self, x: Tensor, given: Given, observed: Tensor, draws: int, rng: Rng) -> Value:
         if not self._chart.exact:
             raise Unsupported(f"{self.name}: the density of the observed part alone is not known for relaxed data.")
         u, mask = self._chart.encode(x), self._chart.mask(observed)
         weight = self._chart.log_weight(u, x, observed)
-        return self.inner.log_prob(u, given or None, mask, rng=rng).shifted(weight)
+        return self.inner.log_prob(u, given or None, mask, draws, rng).shifted(weight)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
         mask = self._chart.mask(observed)
