@@ -6,34 +6,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pofx.check import check_family as check_family
     from pofx.check import check_model as check_model
+    from pofx.data import Batch as Batch
     from pofx.data import Data as Data
     from pofx.data import open_data as open_data
+    from pofx.kinds.base import Space as Space
+    from pofx.kinds.base import Variable as Variable
     from pofx.model import Card as Card
+    from pofx.model import Conditional as Conditional
+    from pofx.model import Cursor as Cursor
     from pofx.model import Model as Model
     from pofx.model import Player as Player
+    from pofx.model import Predictive as Predictive
     from pofx.model import Quality as Quality
     from pofx.model import Unsupported as Unsupported
     from pofx.model import Value as Value
     from pofx.randomness import Rng as Rng
     from pofx.tasks.anomaly import anomaly as anomaly
+    from pofx.tasks.base import Answer as Answer
     from pofx.tasks.compare import compare as compare
+    from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.impute import impute as impute
     from pofx.tasks.sample import sample as sample
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
+    from pofx.training.loop import Diverged as Diverged
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Card": "pofx.model", "Model": "pofx.model", "Player": "pofx.model", "Quality": "pofx.model",
-    "Unsupported": "pofx.model", "Value": "pofx.model", "Rng": "pofx.randomness",
-    "Data": "pofx.data", "open_data": "pofx.data",
-    "fit": "pofx.training.fit", "load": "pofx.training.folder",
+    "Card": "pofx.model", "Conditional": "pofx.model", "Cursor": "pofx.model", "Model": "pofx.model",
+    "Player": "pofx.model", "Predictive": "pofx.model", "Quality": "pofx.model", "Unsupported": "pofx.model",
+    "Value": "pofx.model", "Rng": "pofx.randomness",
+    "Batch": "pofx.data", "Data": "pofx.data", "open_data": "pofx.data",
+    "Space": "pofx.kinds.base", "Variable": "pofx.kinds.base",
+    "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
     "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
-    "anomaly": "pofx.tasks.anomaly", "compare": "pofx.tasks.compare",
-    "check_model": "pofx.check",
+    "anomaly": "pofx.tasks.anomaly", "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
+    "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip
 
 __all__ = [*_HOMES]  # noqa: PLE0604
