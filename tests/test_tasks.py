@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pofx.data import Data, open_data
+from pofx.families import family
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.kinds.likelihood import Likelihood
@@ -24,6 +25,7 @@ from pofx.tasks.density import answer_of, bits_per_dim, density
 from pofx.tasks.impute import impute
 from pofx.tasks.sample import sample
 from pofx.training.fit import fit
+from pofx.wrappers import adapted
 
 TABLE = torch.tensor([[0.30, 0.05, 0.05], [0.05, 0.10, 0.15], [0.02, 0.08, 0.20]]).double()  # p(a, b)
 
@@ -256,3 +258,13 @@ def test_chunks_of_different_quality_make_the_weaker_one():
         answer = answer_of(Gaussian().build(Space((2,), (Variable("a"), Variable("b")))), parts)
         assert answer.quality is Quality.ESTIMATE
         assert sorted(answer.stderr.tolist()) == [0.0] * 3 + [0.5] * 3
+
+
+@pytest.mark.parametrize("name", ["gaussian", "energy", "diffusion"])
+def test_draws_of_a_chain_or_a_solver_are_estimates(name):
+    data = open_data("iris")
+    model = adapted(family(name)(), data.space).build(data.space)
+    if name == "gaussian":
+        model.fit_closed(data, Rng(0))
+    expected = Quality.EXACT if name == "gaussian" else Quality.ESTIMATE
+    assert sample(model, 2, rng=0).quality is expected

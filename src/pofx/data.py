@@ -24,8 +24,6 @@ from torch import Tensor
 from pofx.kinds import KINDS
 from pofx.kinds.base import Kind, Raw, Space, Variable
 
-PARTS = ("train", "valid", "test")
-
 
 @dataclass(frozen=True)
 class Batch:

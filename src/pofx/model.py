@@ -50,6 +50,7 @@ class Model(nn.Module):
     loss_unit: ClassVar[str] = "nats"
     batch_size: ClassVar[int] = 128
     validate_by: ClassVar[str] = "loss"  # or "samples", where the loss does not fall as the model improves
+    sampler: ClassVar[Quality] = Quality.EXACT  # or ESTIMATE, where a chain or a solver stands before the draws
     space: Space
     given: dict[str, Space]
     history: list[dict[str, Any]]  # what `fit` reported, line by line

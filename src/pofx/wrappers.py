@@ -12,6 +12,7 @@ Ho and Salimans 2021 (arXiv:2207.12598).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -72,6 +73,11 @@ class Relaxed(Model):
     def validate_by(self) -> str:  # type: ignore[override]
         """How the inner family is validated."""
         return self.inner.validate_by
+
+    @property
+    def sampler(self) -> Quality:  # type: ignore[override]
+        """The quality of the inner model's draws."""
+        return self.inner.sampler
 
     def offers(self) -> frozenset[str]:
         return self.inner.offers() - {"decode", "steps"}
@@ -176,6 +182,11 @@ class Fixed(Model):
     def chart(self) -> Chart:
         return self.inner.chart
 
+    @property
+    def sampler(self) -> Quality:  # type: ignore[override]
+        """The quality of the inner model's draws."""
+        return self.inner.sampler
+
     def offers(self) -> frozenset[str]:
         return self.inner.offers() - {"decode"}
 
@@ -276,6 +287,11 @@ class Joint(Model):
         """K, the number of codes of c."""
         return len(self.log_prior)
 
+    @property
+    def sampler(self) -> Quality:  # type: ignore[override]
+        """The quality of the inner model's draws."""
+        return self.inner.sampler
+
     def offers(self) -> frozenset[str]:
         direct = self.inner.offers() & {"sample", "log_prob"}
         return direct | ({"score"} if self.space.standard and "log_prob" in direct else set())
@@ -336,6 +352,11 @@ class Ensemble(Model):
     def chart(self) -> Chart:
         return self.members[0].chart
 
+    @property
+    def sampler(self) -> Quality:  # type: ignore[override]
+        """The quality of the worst member's draws."""
+        return functools.reduce(Quality.__add__, (m.sampler for m in self.members))
+
     def offers(self) -> frozenset[str]:
         common = frozenset.intersection(*(m.offers() for m in self.members))
         return common & {"sample", "log_prob"} | (common & {"score"} if self.space.standard else frozenset())
@@ -352,9 +373,7 @@ class Ensemble(Model):
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         parts = [m.log_prob(x, given or None, observed, draws, rng) for m in self.members]
-        quality = parts[0].quality
-        for part in parts[1:]:
-            quality = quality + part.quality
+        quality = functools.reduce(Quality.__add__, (p.quality for p in parts))
         log_p = torch.stack([p.value for p in parts])
         # log mean exp of noisy bounds is no bound; by Jensen's inequality their plain mean is
         value = log_p.mean(0) if quality is Quality.LOWER else torch.logsumexp(log_p, 0) - math.log(len(parts))

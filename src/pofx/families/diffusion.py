@@ -59,6 +59,7 @@ class Diffusion(Model):
         euclidean=True,
     )
     batch_size = 64
+    sampler = Quality.ESTIMATE
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Energy(Model):
     loss_unit = "energy difference"
     validate_by = "samples"
     batch_size = 64
+    sampler = Quality.ESTIMATE
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Variable:
         low, high: the bounds of a bounded variable; of a real one with a resolution, low is its least value (0 for a
             count), below which it has no probability.
         resolution: the rounding of a real variable; 0 for a true density.
-        mean, scale: location and spread in the training data, in the variable's own units.
+        mean, scale: location and spread in the data as read, in the variable's own units.
         integer: a real variable that only takes whole numbers (it comes back as an integer).
     """
 

@@ -96,7 +96,7 @@ class Answer:
 MEANING = {
     Quality.EXACT: "Exact: the model's own value, up to rounding.",
     Quality.LOWER: "Lower bound: the model's true value is at least this (in expectation over the draws).",
-    Quality.UPPER: "Upper bound: the model's true value is at most this (in expectation); never rank by it.",
+    Quality.UPPER: "Upper bound: the model's true value is at most this (in expectation); never rank models by it.",
     Quality.ESTIMATE: "Estimate: near the model's value, on either side; more draws or steps bring it nearer.",
     Quality.UNNORMALISED: "Unnormalised: right up to a constant; only differences within this model mean something.",
 }
@@ -206,8 +206,3 @@ class Pools:
             x = self.model.sample(self.count, c or None, self.rng)
             self.known[key] = (x, self.model.chart.encode(x).flatten(1))
         return self.known[key]
-
-
-def in_chunks(fn: Callable[[slice], Any], rows: int, size: int) -> list[Any]:
-    """fn over slices of at most `size` rows, so that memory stays constant."""
-    return [fn(slice(start, min(rows, start + size))) for start in range(0, rows, size)]

@@ -239,7 +239,7 @@ def _row(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair(rows: list[dict[str, Any]], folder: Path) -> None:
-    """How far each guaranteed row is behind the best one, paired by held-out row."""
+    """How far each row with a log p is behind the best guaranteed one, paired by held-out row."""
     best = next((r for r in rows if wins(r) and r.get("quality") in GUARANTEED and r.get("nats") is not None), None)
     if best is None:
         return

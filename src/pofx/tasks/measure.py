@@ -237,7 +237,7 @@ def _vector(data: Data, x: Tensor) -> np.ndarray:
 
 
 def _unit(data: Data, x: Tensor) -> Tensor:
-    """Entries in units of their spread in the training data."""
+    """Entries in units of their spread in the data."""
     variables = [data.space.variable(i) for i in range(data.space.size)]
     scale = torch.tensor([v.scale for v in variables], dtype=torch.float64)
     return x.flatten(1).double() / scale

@@ -1,7 +1,7 @@
 """Sample: new x like the training data but not copied from it; given c, x ~ p(x | c).
 
-Unit: the data's own. Routes: the model's own sampler (exact for the model, as far as its sampler is), and its denoiser
-by the probability-flow ODE.
+Unit: the data's own. Routes: the model's own sampler (exact for the model; an estimate where it is a chain or a
+solver), and its denoiser by the probability-flow ODE.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def sample(
 
 
 def by_sampler(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:
-    """The model's own sampler."""
+    """The model's own sampler: exact, or an estimate where it is a chain or a solver."""
     parts = []
     for start in range(0, n, CHUNK):
         rows = min(CHUNK, n - start)
         c = {k: v[start : start + rows] for k, v in given.items()}
         parts.append(model.sample(1, c, rng)[0] if c else model.sample(rows, None, rng))
-    return _answer(model, torch.cat(parts), Quality.EXACT)
+    return _answer(model, torch.cat(parts), model.sampler)
 
 
 def by_probability_flow(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:
