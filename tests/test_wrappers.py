@@ -231,3 +231,17 @@ def test_an_ensemble_is_the_mean_of_its_members_densities():
     )
     with pytest.raises(ValueError, match="same Space"):
         Ensemble([Gaussian().build(real(1)), Gaussian().build(real(2))])
+
+
+def test_relaxed_bounds_the_observed_part_of_rows_with_gaps():
+    """A Gaussian on two ordinals: the bound of one entry alone nears its bin's probability, whatever fills the gap."""
+    space = Space((2,), tuple(Variable(n, "ordinal", 7, mean=3.0, scale=1.5) for n in "ab"))
+    model = Relaxed(Gaussian()).build(space)
+    model.inner.covariance = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+    x = torch.stack([torch.arange(7.0), torch.full((7,), 5.0)], 1).double()
+    seen = torch.tensor([[True, False]]).expand(7, 2)
+    value = model.log_prob(x, observed=seen, draws=4000, rng=0)
+    edges = (torch.arange(8.0).double() - 0.5 - 3) / 1.5
+    truth = torch.distributions.Normal(0.0, 1.0).cdf(edges).diff().log()
+    assert value.quality is Quality.LOWER
+    assert bool(((value.value - truth).abs() < 5 * value.stderr + 1e-3).all())

@@ -103,13 +103,9 @@ class Relaxed(Model):
         return self._chart.decode(self.inner._sample(count, given, rng), rng)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        if observed is not None:
-            return self._log_prob_observed(x, given, observed, draws, rng)
-        if self._chart.exact:
-            u = self._chart.encode(x)
-            value = self.inner.log_prob(u, given or None, draws=draws, rng=rng)
-            return value.shifted(self._chart.log_weight(u, x))
-        terms = [self._bound(x, given, rng) for _ in range(draws)]
+        if self._chart.exact:  # a change of variables: no noise, no bound
+            return self._term(x, given, observed, draws, rng, None)
+        terms = [self._term(x, given, observed, 1, rng, rng) for _ in range(draws)]
         log_w = torch.stack([t.value for t in terms])
         if terms[0].quality is Quality.LOWER:  # noisy bounds are no unbiased weights: only their mean bounds log p
             stderr = log_w.std(0) / math.sqrt(draws) if draws > 1 else terms[0].stderr
@@ -119,16 +115,11 @@ class Relaxed(Model):
         value = torch.logsumexp(log_w, 0) - math.log(draws)
         return Value(value, terms[0].quality + Quality.LOWER, stderr, {"draws": draws})
 
-    def _bound(self, x: Tensor, given: Given, rng: Rng) -> Value:
-        u = self._chart.encode(x, rng)
-        return self.inner.log_prob(u, given or None, rng=rng).shifted(self._chart.log_weight(u, x))
-
-    def _log_prob_observed(self, x: Tensor, given: Given, observed: Tensor, draws: int, rng: Rng) -> Value:
-        if not self._chart.exact:
-            raise Unsupported(f"{self.name}: the density of the observed part alone is not known for relaxed data.")
-        u, mask = self._chart.encode(x), self._chart.mask(observed)
-        weight = self._chart.log_weight(u, x, observed)
-        return self.inner.log_prob(u, given or None, mask, draws, rng).shifted(weight)
+    def _term(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng, noise: Rng | None) -> Value:
+        """log p(u) + log p(x | u) - log q(u | x) for one u, of the observed entries alone where there are gaps."""
+        u, mask = self._chart.encode(x, noise), None if observed is None else self._chart.mask(observed)
+        value = self.inner.log_prob(u, given or None, mask, draws, rng)
+        return value.shifted(self._chart.log_weight(u, x, observed))
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
         mask = self._chart.mask(observed)
