@@ -17,7 +17,9 @@ from pofx.randomness import Rng
 SMALL = {  # hyper-parameters that make a short check of a heavy family quick; the laws do not depend on them
     "energy": {"chains": 256, "temperatures": 40, "sweeps": 20},
 }
-QUICK = [("gaussian", toy) for toy in TOYS] + [("mixture", "density"), ("kde", "density"), ("vae", "pictures")]
+QUICK = [(name, toy) for name in ("gaussian", "autoregressive", "gan") for toy in TOYS]
+QUICK += [("mixture", "density"), ("kde", "density"), ("vae", "pictures"), ("flow", "pictures"), ("flow", "density")]
+QUICK += [("diffusion", "pictures"), ("energy", "density")]  # every family at every push; all cells when slow ones run
 
 
 @pytest.mark.parametrize("name, toy", QUICK)
