@@ -153,11 +153,10 @@ def _judged(model: Model, data: Data, x: Tensor) -> dict[str, Any]:
 
 
 def _table(data: Data, x: Tensor) -> dict[str, Any]:
-    real = data.restore(data.part("test").x)
-    seen = data.part("test").observed
-    real = real if seen is None else real.where(seen.numpy())
-    fake = data.restore(x)
-    shapes, trends, valid = column_shapes(real, fake), pair_trends(real, fake), valid_values(real, fake)
+    every = data.restore(data.x)
+    every = every if data.observed is None else every.where(data.observed.numpy())
+    real, fake = every.iloc[data.split["test"].numpy()], data.restore(x)
+    shapes, trends, valid = column_shapes(real, fake), pair_trends(real, fake), valid_values(every, fake)
     return {"shape_error": shapes.mean.value, "trend_error": trends.mean.value, "valid": valid.mean.value}
 
 
