@@ -128,7 +128,7 @@ def test_masked_conv_net_on_a_single_row_and_a_single_pixel():
 
 
 def conditioner() -> Conditioner:
-    return shake(Conditioner({"items": ("category", 3), "a.b": ("real", 2), "z": 4}, 8))
+    return shake(Conditioner({"items": ("category", 3), "a.b": ("real", 2), "z": ("real", 4)}, 8))
 
 
 def test_conditioner_nulls():

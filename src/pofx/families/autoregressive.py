@@ -36,7 +36,6 @@ from pofx.model import (
     Predictive,
     Quality,
     Rng,
-    Space,
     Unsupported,
     Value,
 )
@@ -108,7 +107,7 @@ class Autoregressive(Model):
         moments = [[getattr(space.variable(i), k) for i in range(space.size)] for k in ("mean", "scale")]
         self.register_buffer("mean", torch.tensor(moments[0], dtype=torch.float64), persistent=False)
         self.register_buffer("scale", torch.tensor(moments[1], dtype=torch.float64), persistent=False)
-        self.conditioner = Conditioner({k: _sort(s) for k, s in self.given.items()}, 64) if self.given else None
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, 64) if self.given else None
         self.body = self._convolutions() if self.picture else self._transformer()
 
     def _check_order(self) -> None:
@@ -168,8 +167,7 @@ class Autoregressive(Model):
     def _condition_vector(self, given: Given, rows: int, keep: dict[str, Tensor] | None = None) -> Tensor | None:
         if self.conditioner is None:
             return None
-        ready = {k: _ready(v, self.given[k]) for k, v in given.items()}
-        return self.conditioner(ready, rows, keep)
+        return self.conditioner(given, rows, keep)
 
     def _entries(self, x: Tensor, c: Tensor | None, order: Tensor | None, observed: Tensor | None = None) -> Tensor:
         """log p of every entry given those before it, (B, D), nats."""
@@ -376,18 +374,3 @@ class _Pixels(Cursor):
     def reorder(self, rows: Tensor) -> None:
         self.pixel = self.pixel[rows]
         self.scan.reorder(rows)
-
-
-def _sort(space: Space) -> tuple[str, int]:
-    """What the conditioner should make of a given."""
-    label = space.shape == () and space.discrete
-    return ("category", space.variables[0].levels) if label else ("real", space.size)
-
-
-def _ready(value: Tensor, space: Space) -> Tensor:
-    """A given (B, *event) as the conditioner wants it: codes, or standardised numbers."""
-    if space.shape == () and space.discrete:
-        return value
-    moments = [torch.tensor([getattr(space.variable(i), k) for i in range(space.size)]) for k in ("mean", "scale")]
-    mean, scale = (m.double().to(value.device) for m in moments)
-    return ((value.reshape(len(value), -1).double() - mean) / scale).float()

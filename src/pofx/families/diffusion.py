@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from pofx.engines.bound import Range, variational_bound
 from pofx.engines.diffusion import VE, sample
-from pofx.kinds.base import Space
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
@@ -101,7 +100,7 @@ class Diffusion(Model):
             size = self.space.size
             self.net = MLP(size * entries, size, width, self.depth or 4, c, self.dropout, zero=True)
         self.clock = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
-        self.conditioner = Conditioner(_specs(self.given), c) if self.given else None
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         self.register_buffer("omega", 2.0 ** torch.arange(1, self.frequencies + 1), persistent=False)
 
     @property
@@ -210,10 +209,3 @@ class Diffusion(Model):
         span = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         bound = variational_bound(denoise, x.float(), rng, draws=max(2, levels), **span)
         return Value(bound.value, Quality.LOWER, bound.stderr, {"levels": levels})
-
-
-def _specs(given: Mapping[str, Space]) -> dict[str, tuple[str, int]]:
-    return {
-        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
-        for k, s in given.items()
-    }

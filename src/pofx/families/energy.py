@@ -117,7 +117,7 @@ class Energy(Model):
             ConvCritic(shape, max(8, width // 4), c) if conv else ScalarMLP(size, width, self.depth, c)
         )
         self.flatten = not conv
-        self.conditioner = Conditioner(_specs(self.given), c) if self.given else None
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         only = list(self.given.values())[0] if len(self.given) == 1 else None
         self.levels = only.variables[0].levels if only is not None and only.shape == () and only.discrete else 0
         count = (
@@ -331,10 +331,3 @@ class Energy(Model):
             return self._log_tilde({name: code.clamp_min(0)}, {name: code >= 0})(u)
 
         return log_p
-
-
-def _specs(given: Mapping[str, Space]) -> dict[str, tuple[str, int]]:
-    return {
-        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
-        for k, s in given.items()
-    }

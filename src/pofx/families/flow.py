@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from pofx.model import Batch, Card, Given, Model, Player, Quality, Space, Unsupported, Value
+from pofx.model import Batch, Card, Given, Model, Player, Quality, Unsupported, Value
 from pofx.nn.bijections import ActNorm, Bijection, Chain, Coupling, Mixing, Multiscale, Squeeze
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.randomness import Rng
@@ -86,7 +86,7 @@ class Flow(Model):
         self.pictures = picture and convolve and self.space.size > 1
         self._wide = self.width or ((32 if self.pictures else 128) if self.space.size > 2 else 64)
         self.c_dim = 64 if self.given else 0
-        self.conditioner = Conditioner(_specs(self.given), self.c_dim) if self.given else None
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, self.c_dim) if self.given else None
         self.bijection = self._scales(shape) if self.pictures else self._vector(shape)
 
     def _coupling(self, keep: Tensor) -> Coupling:
@@ -154,7 +154,7 @@ class Flow(Model):
         return next(self.parameters()).sum() * 0
 
     def _condition_on(self, given: Given, rows: int, keep: dict[str, Tensor] | None = None) -> Tensor | None:
-        return None if self.conditioner is None else self.conditioner(_float(given), rows, keep)
+        return None if self.conditioner is None else self.conditioner(given, rows, keep)
 
     def _enter(self, u: Tensor) -> Tensor:
         u = u.to(next(self.parameters()).dtype)
@@ -183,17 +183,6 @@ def _checkerboard(shape: tuple[int, ...]) -> Tensor:
     """Half of the entries of a picture: neighbours in a channel, and the same pixel in the next channel, differ."""
     C, H, W = (torch.arange(n) for n in shape)
     return (C[:, None, None] + H[:, None] + W) % 2 == 0
-
-
-def _specs(given: dict[str, Space]) -> dict[str, tuple[str, int]]:
-    return {
-        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
-        for k, s in given.items()
-    }
-
-
-def _float(given: Given) -> dict[str, Tensor]:
-    return {k: v if not v.is_floating_point() else v.float() for k, v in given.items()}
 
 
 def _check(**options: tuple[str | None, tuple[str | None, ...]]) -> None:

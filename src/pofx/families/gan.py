@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pofx.kinds.base import Space
 from pofx.model import Batch, Card, Given, Model, Player, Rng
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic, ConvDecoder
@@ -94,7 +93,7 @@ class GAN(Model):
             self.generator = LeakyMLP(self.z_size, size, width, depth, c)
             self.critic = LeakyMLP(2 * size, 1, width, depth, c)
         self.moments = Moments(shape, LEAST_DEVIATION)
-        specs = _specs(self.given)
+        specs = {k: s.spec for k, s in self.given.items()}
         self.generator_given = Conditioner(specs, c) if specs else None
         self.critic_given = Conditioner(specs, c) if specs else None
         self._shared: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -179,10 +178,3 @@ def squared_slope(f: Tensor, u: Tensor) -> Tensor:
 
 def _weights(*parts: nn.Module | None) -> list[nn.Parameter]:
     return [p for part in parts if part is not None for p in part.parameters()]
-
-
-def _specs(given: Mapping[str, Space]) -> dict[str, tuple[str, int]]:
-    return {
-        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
-        for k, s in given.items()
-    }

@@ -23,7 +23,7 @@ from torch.distributions import Independent, Normal
 
 from pofx.kinds.likelihood import from_grid
 from pofx.kinds.relax import Chart
-from pofx.model import Batch, Card, Given, Likelihood, Model, Player, Predictive, Quality, Space, Value
+from pofx.model import Batch, Card, Given, Likelihood, Model, Player, Predictive, Quality, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvDecoder, ConvEncoder
 from pofx.nn.mlp import MLP
@@ -101,7 +101,7 @@ class VAE(Model):
         self.enter = Chart(space)
         components = self.components or (2 if space.shared else 5)
         self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
-        self.conditioner = Conditioner(_specs(self.given), c_dim) if self.given else None
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
         self.L = self.latents or max(2, min(20, space.size // 2))
         convolve = self.body == "conv" or (self.body is None and space.size > SMALL)
         self.grid = picture and convolve and self.enter.channels_first and space.shared
@@ -138,7 +138,7 @@ class VAE(Model):
         return self.beta * kl.sum() - self._log_likelihood(batch.x, batch.observed, z, c).mean()
 
     def _condition_on(self, given: Given, rows: int, keep: dict[str, Tensor] | None = None) -> Tensor | None:
-        return None if self.conditioner is None else self.conditioner(_float(given), rows, keep)
+        return None if self.conditioner is None else self.conditioner(given, rows, keep)
 
     def _posterior(self, x: Tensor, observed: Tensor | None, c: Tensor | None) -> Normal:
         """q(z | x_o, c), one row for each x."""
@@ -203,14 +203,3 @@ class VAE(Model):
 
 def _repeat(t: Tensor, K: int) -> Tensor:
     return t.repeat(K, *[1] * (t.ndim - 1))
-
-
-def _specs(given: dict[str, Space]) -> dict[str, tuple[str, int]]:
-    return {
-        k: ("category", s.variables[0].levels) if s.shape == () and s.discrete else ("real", s.size)
-        for k, s in given.items()
-    }
-
-
-def _float(given: Given) -> dict[str, Tensor]:
-    return {k: v if not v.is_floating_point() else v.float() for k, v in given.items()}

@@ -134,6 +134,13 @@ class Space:
         """Whether log p is a log probability (of a bin), not a log density."""
         return not any(v.density for v in self.variables)
 
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What a Conditioner makes of a given in this Space: ("category", K) or ("real", size, means, scales)."""
+        if self.shape == () and self.variables[0].discrete:
+            return "category", self.variables[0].levels
+        return "real", self.size, tuple(v.mean for v in self.variables), tuple(v.scale for v in self.variables)
+
     def variable(self, entry: int) -> Variable:
         """The variable of a flat entry."""
         return self.variables[0] if self.shared else self.variables[entry]

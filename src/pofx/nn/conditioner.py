@@ -9,22 +9,30 @@ References: classifier-free guidance (Ho 2022, arXiv:2207.12598).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..randomness import Rng
 
-Spec = int | tuple[str, int]
+Spec = tuple[Any, ...]
 
 
 class _Part(nn.Module):
     """One given to (B, width), with a null vector for the rows that lack it."""
 
-    def __init__(self, kind: str, size: int, width: int) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, width: int, kind: str, size: int, mean: Sequence[float] = (0.0,), scale: Sequence[float] = (1.0,)
+    ) -> None:
         super().__init__()
         self.kind, self.size = kind, size
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64), persistent=False)
         self.null = nn.Parameter(torch.randn(width) / width**0.5)
         self.embed = nn.Embedding(size, width) if kind == "category" else nn.Linear(size, width)
 
@@ -40,27 +48,28 @@ class _Part(nn.Module):
         want = 1 if self.kind == "category" else self.size
         if flat.shape != (batch, want):
             raise ValueError(f"given: got shape {tuple(value.shape)}, expected {batch} rows of {want} numbers.")
-        return flat[:, 0].long() if self.kind == "category" else flat.to(self.null.dtype)
+        if self.kind == "category":
+            return flat[:, 0].long()
+        return ((flat.double() - self.mean) / self.scale).to(self.null.dtype)
 
 
 class Conditioner(nn.Module):
     """Givens (name -> tensor) to one vector (B, width).
 
     Args:
-        sizes: name -> ("category", K) for codes 0 .. K - 1 of shape (B,) or (B, 1), or ("real", d), short d,
-            for d numbers a row (any trailing shape with d numbers).
+        sizes: name -> ("category", K) for codes 0 .. K - 1 of shape (B,) or (B, 1), or ("real", d) for d numbers a
+            row (any trailing shape with d numbers), or ("real", d, means, scales), which standardises them first.
         width: size of the vector.
     """
 
     def __init__(self, sizes: Mapping[str, Spec], width: int) -> None:
         super().__init__()
         self.sizes, self.width = dict(sizes), width
-        specs = [("real", s) if isinstance(s, int) else s for s in self.sizes.values()]
-        for name, (kind, _) in zip(self.sizes, specs, strict=True):
-            if kind not in ("category", "real"):
-                raise ValueError(f"sizes[{name!r}]: got kind {kind!r}, expected 'category' or 'real'.")
+        for name, spec in self.sizes.items():
+            if spec[0] not in ("category", "real"):
+                raise ValueError(f"sizes[{name!r}]: got kind {spec[0]!r}, expected 'category' or 'real'.")
         # a list, not a dict of modules: torch forbids some names there, and the names are the user's
-        self.parts = nn.ModuleList(_Part(kind, size, width) for kind, size in specs)
+        self.parts = nn.ModuleList(_Part(width, *spec) for spec in self.sizes.values())
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, given: Mapping[str, Tensor], batch: int, keep: Mapping[str, Tensor] | None = None) -> Tensor:
