@@ -132,6 +132,40 @@ def test_effective_size_of_an_autoregression():
     assert abs(float(mcmc.effective_size(torch.stack(trace))) / want - 1) < 0.15
 
 
+def autoregression(a, n=1000, b=20, d=1):
+    x, trace, rng = Rng(0).normal((b, d), torch.float64), [], Rng(1)
+    for _ in range(n):
+        x = a * x + math.sqrt(1 - a * a) * rng.normal((b, d), torch.float64)
+        trace.append(x)
+    return torch.stack(trace)
+
+
+def test_diagnostics_of_an_autoregression():
+    """x <- a x + e: correlation a^k at lag k, (1 + a) / (1 - a) states for one independent draw, R-hat near 1."""
+    trace = autoregression(0.8)
+    found = mcmc.diagnostics(torch.cat([trace, torch.ones_like(trace)], -1), accept=torch.tensor([0.5, 0.7]))
+    assert found["correlation_time"] == pytest.approx(9, rel=0.15)
+    assert found["effective_size"] == pytest.approx(20_000 / 9, rel=0.15)
+    assert found["lag_1"] == pytest.approx(0.8, abs=0.02) and found["accept"] == pytest.approx(0.6)
+    assert found["kept"] == 1000 and found["chains"] == 20 and 1 <= found["r_hat"] < 1.02
+    acf = mcmc.autocorrelation(trace, 5)[:, 0]
+    torch.testing.assert_close(acf, 0.8 ** torch.arange(6).double(), atol=0.03, rtol=0)
+    twice = mcmc.diagnostics(torch.cat([trace, trace.flip(0).roll(3, 1)], -1))  # the worst entry counts
+    assert twice["effective_size"] <= found["effective_size"]
+
+
+def test_diagnostics_see_chains_that_do_not_meet():
+    apart = autoregression(0.3, 200, 6) + torch.tensor([0.0, 0.0, 0.0, 8.0, 8.0, 8.0]).double()[:, None]
+    found = mcmc.diagnostics(apart)
+    assert found["r_hat"] > 3 and found["effective_size"] < 30 and found["lag_1"] > 0.9
+
+
+def test_diagnostics_refuse_what_they_cannot_judge():
+    with pytest.raises(ValueError, match="4 states"):
+        mcmc.diagnostics(torch.zeros(3, 5, 1))
+    assert math.isnan(mcmc.diagnostics(torch.zeros(4, 5, 1))["r_hat"])
+
+
 # --- annealed importance sampling
 
 CENTRES = torch.tensor([[2.0, 0.0], [-1.5, 1.0]], dtype=torch.float64)

@@ -9,7 +9,7 @@ until the rate of acceptance is the target. Entries where `fixed` is True never 
 a bias of order e^2; the others leave p exactly invariant after warm-up.
 
 References: Hamiltonian Monte Carlo (Neal 2011, arXiv:1206.1901); MALA (Roberts 1996); Robbins-Monro adaptation (Andrieu
-2008); effective sample size by initial positive pairs (Geyer 1992).
+2008); effective sample size by initial positive pairs (Geyer 1992); split R-hat (Vehtari 2021, arXiv:1903.08008).
 """
 
 from __future__ import annotations
@@ -186,6 +186,61 @@ def effective_size(trace: Tensor) -> Tensor:
             break
         tau = tau + torch.where(alive, 2 * pair, 0.0)
     return n * b / tau
+
+
+def autocorrelation(trace: Tensor, lags: int) -> Tensor:
+    """The correlation of a trace (n, B, *event) with itself `lag` states later, over all chains: (lags + 1, *event).
+
+    Entries that never change have NaN. The mean is that of all chains together, so chains that do not meet are
+    correlated at every lag.
+    """
+    n, b = trace.shape[:2]
+    x = (trace - trace.mean((0, 1))).double()
+    variance = x.square().mean((0, 1))
+    rows = [(x[lag:] * x[: n - lag]).sum((0, 1)) / ((n - lag) * b * variance) for lag in range(min(lags, n - 1) + 1)]
+    return torch.stack(rows)
+
+
+def shrink_factor(trace: Tensor) -> Tensor:
+    """Split R-hat of a trace (n, B, *event), n >= 4: near 1 where the halves of all chains agree; shape (*event)."""
+    half = len(trace) // 2
+    parts = torch.cat([trace[:half], trace[half : 2 * half]], 1).double()
+    within = parts.var(0).mean(0)
+    between = parts.mean(0).var(0)
+    return ((half - 1) / half + between / within).sqrt()
+
+
+def diagnostics(trace: Tensor, accept: Tensor | float | None = None) -> dict[str, float]:
+    """How well chains mixed, in numbers that a history line or an Answer can hold.
+
+    Args:
+        trace: (n, B, *event), n >= 4 states of B chains, any dtype; entries that never change are left out.
+        accept: rates of acceptance, averaged; None for a chain that has none.
+
+    Returns:
+        kept: n; chains: B; effective_size: independent draws that the worst entry is worth, at most n B;
+        correlation_time: n B / effective_size, in kept states; lag_1: the largest autocorrelation of neighbours;
+        r_hat: the largest split R-hat, near 1 where chains agree; accept: where it was said. All NaN but the counts
+        where no entry changes.
+
+    Raises:
+        ValueError: fewer than 4 states or no chain axis.
+
+    References: Geyer 1992; Gelman and Rubin 1992, split as in Vehtari et al. 2021 (arXiv:1903.08008).
+    """
+    if trace.ndim < 2 or len(trace) < 4:
+        raise ValueError(f"trace: got shape {tuple(trace.shape)}; expected (n, chains, *event) with n >= 4 states.")
+    n, b = trace.shape[:2]
+    x = trace.reshape(n, b, -1).double()
+    x = x[..., (x != x[0, 0]).flatten(0, 1).any(0)]
+    said = {} if accept is None else {"accept": float(torch.as_tensor(accept, dtype=torch.float64).mean())}
+    nan = float("nan")
+    if not x.shape[-1]:
+        return {"kept": n, "chains": b} | dict.fromkeys(("effective_size", "correlation_time", "lag_1", "r_hat"), nan)
+    size = float(effective_size(x).clamp_max(n * b).min())
+    lag_1, r_hat = float(autocorrelation(x, 1)[1].max()), float(shrink_factor(x).max())
+    found = {"effective_size": size, "correlation_time": n * b / size, "lag_1": lag_1, "r_hat": r_hat}
+    return {"kept": n, "chains": b, **found, **said}
 
 
 def _wrap(rng: Rng | torch.Generator | int | None, x: Tensor) -> Rng:
