@@ -26,6 +26,39 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Sloped:
+    """A log density that knows its own slope, so that chains need no graph of it.
+
+    Args:
+        both: x (B, *event) -> (log p (B,), its gradient (B, *event)), without a graph.
+        value: x -> log p (B,), as of any other log density.
+    """
+
+    both: Callable[[Tensor], tuple[Tensor, Tensor]]
+    value: LogDensity
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.value(x)
+
+
+def blend(log_p: LogDensity, log_q: LogDensity, b: float) -> LogDensity:
+    """(1 - b) log p + b log q, which knows its slope where both do."""
+
+    def value(x: Tensor) -> Tensor:
+        return (1 - b) * log_p(x) + b * log_q(x)
+
+    if not (isinstance(log_p, Sloped) and isinstance(log_q, Sloped)):
+        return value
+    p_both, q_both = log_p.both, log_q.both
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        (p, p_slope), (q, q_slope) = p_both(x), q_both(x)
+        return (1 - b) * p + b * q, (1 - b) * p_slope + b * q_slope
+
+    return Sloped(both, value)
+
+
+@dataclass(frozen=True)
 class Chain:
     """The last states, and how the chains went.
 
@@ -68,7 +101,7 @@ def langevin(
     rng, trace = _wrap(rng, x), []
     for i in range(steps):
         _, slope = _value_and_slope(log_prob, x)
-        move = 0.5 * step_size**2 * slope + step_size * noise * rng.normal(tuple(x.shape), x.dtype)
+        move = rng.normal(tuple(x.shape), x.dtype).mul_(step_size * noise).add_(slope, alpha=0.5 * step_size**2)
         x = x + (move if fixed is None else torch.where(fixed, 0.0, move))
         if keep and (i + 1) % keep == 0:
             trace.append(x)
@@ -248,6 +281,9 @@ def _wrap(rng: Rng | torch.Generator | int | None, x: Tensor) -> Rng:
 
 
 def _value_and_slope(log_prob: LogDensity, x: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(log_prob, Sloped):
+        with torch.no_grad():
+            return log_prob.both(x.detach())
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = log_prob(x)
