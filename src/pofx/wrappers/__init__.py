@@ -1,0 +1,17 @@
+"""Models made of models: wrap, do not subclass, to change behaviour. A wrapper offers what it can forward.
+
+Relaxed(m)      any data for a Euclidean family                     relaxed.py
+Fixed(m, c)     p(x | c) with c held fast                           guided.py
+Guided(m, w)    classifier-free guidance                            guided.py
+Joint(prior, m) p(c) p(x | c)                                       joint.py
+Ensemble(m_k)   p(x) = mean_k p_k(x)                                joint.py
+"""
+
+from __future__ import annotations
+
+from pofx.wrappers.base import Wrapped
+from pofx.wrappers.guided import Fixed, Guided
+from pofx.wrappers.joint import Ensemble, Joint, joint
+from pofx.wrappers.relaxed import Relaxed, adapted
+
+__all__ = ["Ensemble", "Fixed", "Guided", "Joint", "Relaxed", "Wrapped", "adapted", "joint"]
