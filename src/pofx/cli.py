@@ -210,7 +210,7 @@ def impute(
 @app.command()
 def compare(
     data: Annotated[str, typer.Argument(help="digits, or a file or folder.")],
-    families: Annotated[list[str] | None, typer.Argument(help="Families; none: all.")] = None,
+    families: Annotated[list[str] | None, typer.Argument(help="Families, or all; none: one of each branch.")] = None,
     add: Own = None,
     out: Out = None,
     budget: Budget = "60 cpu s",

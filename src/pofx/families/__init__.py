@@ -22,7 +22,11 @@ FAMILIES: dict[str, str] = {
     "diffusion": "pofx.families.diffusion:Diffusion",
     "gan": "pofx.families.gan:GAN",
     "energy": "pofx.families.energy:Energy",
+    "masked_diffusion": "pofx.families.masked_diffusion:MaskedDiffusion",
 }
+
+# one of each branch of the taxonomy: what `compare` tries when it is not told which
+USUAL = ("gaussian", "mixture", "kde", "autoregressive", "vae", "flow", "diffusion", "gan", "energy")
 
 
 def family(which: str | type[Model]) -> type[Model]:

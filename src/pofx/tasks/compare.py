@@ -23,7 +23,7 @@ import torch
 from pofx.data import Data, open_data
 from pofx.files import load_tensors, write_atomic
 from pofx.metrics import paired_difference
-from pofx.training.run import all_families, family_class
+from pofx.training.run import families_named, family_class
 
 QUESTION = "Which family for which question, at which cost?"
 BASELINE_NAMES = ("independent", "copy", "uniform")
@@ -100,7 +100,7 @@ def compare(
 
     Args:
         source: Data, or what `open_data` reads.
-        families: names, or `path.py:Class`; None takes all of pofx.
+        families: names, or `path.py:Class`; None takes one of each branch, "all" every family.
         add: further families, such as `path.py:Class`.
         given: what x is given.
         budget: of each family; CPU seconds of one thread make it fair on a busy machine.
@@ -117,7 +117,7 @@ def compare(
     Raises:
         ValueError: a family is unknown, or the folder holds another comparison and `resume` is not set.
     """
-    wanted = [*(all_families() if families is None else _known(families)), *_known(add)]
+    wanted = [*_known(families_named(families)), *_known(add)]
     wanted += [name for name in BASELINE_NAMES if baselines and name not in wanted]
     data = source if isinstance(source, Data) else open_data(source, given=given, seed=seed, test=held_out(source))
     folder = Path(folder or Path("runs") / data.name)

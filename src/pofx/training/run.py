@@ -17,7 +17,7 @@ import torch
 
 from pofx import files
 from pofx.data import Data
-from pofx.families import FAMILIES
+from pofx.families import FAMILIES, USUAL
 from pofx.families import family as family_class
 from pofx.model import Model, Unsupported
 from pofx.randomness import Rng
@@ -57,9 +57,9 @@ class Settings:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def all_families() -> list[str]:
-    """The names of the families of pofx."""
-    return list(FAMILIES)
+def families_named(names: Sequence[str] | None) -> list[str]:
+    """The names themselves; None is one family of each branch, and the word "all" every family of pofx."""
+    return [f for name in (USUAL if names is None else names) for f in (FAMILIES if name == "all" else (name,))]
 
 
 def built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parameters: Mapping[str, Any]) -> Model:
