@@ -139,18 +139,27 @@ def test_path_ends(name):
 
 
 @pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("method, steps", [("heun", 64), ("ddim", 400), ("ancestral", 400)])
+@pytest.mark.parametrize(
+    "method, steps",
+    [
+        ("heun", 64),
+        ("ddim", 400),
+        ("ddpm", 400),
+        ("dpm++2m", 100),
+        ("churn", 150),
+    ],
+)
 def test_samplers_draw_the_gaussian(name, method, steps):
     draws = diffusion.sample(denoise, (8000, 3), PATHS[name], 11, method=method, steps=steps, dtype=torch.float64)
     assert z_scores(draws).abs().max() < 5
 
 
 @pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("method, order", [("heun", 2), ("ddim", 1)])
+@pytest.mark.parametrize("method, order", [("heun", 2), ("ddim", 1), ("dpm++2m", 2)])
 def test_samplers_converge_with_their_order(name, method, order):
     path = PATHS[name]
     u = diffusion.prior(path, (50, 3), Rng(0), dtype=torch.float64)
-    solve = {"heun": diffusion.heun, "ddim": diffusion.ddim}[method]
+    solve = {"heun": diffusion.heun, "ddim": diffusion.ddim, "dpm++2m": diffusion.multistep}[method]
     a, s = (float(f(torch.ones((), dtype=torch.float64))) for f in (path.alpha, path.sigma))
     low = float(path.sigma(torch.zeros((), dtype=torch.float64)))  # the flow of a Gaussian is linear; VE ends at low
     factor = ((VALUES + low**2) / (a**2 * VALUES + s**2)).sqrt() * VALUES / (VALUES + low**2)

@@ -170,7 +170,7 @@ def oracle() -> Gaussian:
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("method, steps", [("heun", 48), ("ancestral", 200)])
+@pytest.mark.parametrize("method, steps", [("heun", 48), ("ddpm", 200)])
 def test_samplers_draw_the_law(path, method, steps):
     x = diffusion.sample(oracle().denoise, (6000, 3), path, 0, method=method, steps=steps, dtype=torch.float64)
     blocks = (x, *x.split(600)) if method == "heun" else x.split(600)  # 200 steps of first order leave a small bias

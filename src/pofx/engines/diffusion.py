@@ -8,11 +8,12 @@ In the angle phi the probability-flow ODE of every path is one bounded equation:
 (the noise end of VP and Linear) nor where sigma is large (VE). A denoiser is any callable
 (u (B, *event), alpha (B,), sigma (B,)) -> (B, *event). Time t is in [0, 1], 0 = data.
 
-Offers the paths `VP`, `VE`, `Linear`; the samplers `heun`, `ddim`, `ancestral`; the density `ode_log_prob`.
+Offers the samplers `heun`, `churned`, `ddim`, `ancestral`, `multistep`; the density
+`ode_log_prob`.
 
 References: DDPM (Ho 2020, arXiv:2006.11239); DDIM (Song 2021, arXiv:2010.02502); score SDE (Song 2021,
-arXiv:2011.13456); EDM (Karras 2022, arXiv:2206.00364: its algorithm 1 without churn is Heun's method on the same ODE in
-sigma); flow matching (Lipman 2023, arXiv:2210.02747).
+arXiv:2011.13456); EDM (Karras 2022, arXiv:2206.00364: its algorithm 1 is Heun's method on the same ODE in sigma, its
+algorithm 2 adds churn); DPM-Solver++ (Lu 2022, arXiv:2211.01095); flow matching (Lipman 2023, arXiv:2210.02747).
 """
 
 from __future__ import annotations
@@ -20,109 +21,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..randomness import Rng
 from .ode import log_likelihood
+from .paths import PATHS, VE, VP, Linear, Path, path_of
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-
-class Path(Protocol):
-    """alpha and sigma as functions of t in [0, 1], smooth inside; sigma grows like t^(1/power) from t = 0."""
-
-    @property
-    def power(self) -> float:
-        """Samplers and solvers take equal steps of t^(1/power), in which sigma is smooth."""
-        ...
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """The factor of the data."""
-        ...
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The standard deviation of the noise."""
-        ...
-
-
-@dataclass(frozen=True)
-class VP:
-    """alpha^2 + sigma^2 = 1: "cosine", alpha = cos(pi t / 2), or "linear", alpha^2 = exp(-integral of beta).
-
-    Args:
-        schedule: "cosine" or "linear".
-        beta_min, beta_max: rates of the linear schedule at t = 0 and t = 1.
-    """
-
-    schedule: str = "cosine"
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("cosine", "linear"):
-            raise ValueError(f"schedule: got {self.schedule!r}, expected 'cosine' or 'linear'.")
-
-    @property
-    def power(self) -> float:
-        """2 for the linear schedule, whose sigma is near sqrt(beta_min t) at first."""
-        return 2.0 if self.schedule == "linear" else 1.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """The factor of the data."""
-        if self.schedule == "cosine":
-            return torch.cos(0.5 * math.pi * t).clamp_min(0)
-        return torch.exp(-0.5 * self._rate(t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The standard deviation of the noise."""
-        return torch.sin(0.5 * math.pi * t) if self.schedule == "cosine" else torch.sqrt(-torch.expm1(-self._rate(t)))
-
-    def _rate(self, t: Tensor) -> Tensor:
-        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
-
-
-@dataclass(frozen=True)
-class VE:
-    """alpha = 1, sigma^(1/rho) linear in t from sigma_min to sigma_max (data of standard deviation near 1)."""
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    @property
-    def power(self) -> float:
-        """1: sigma is smooth in t."""
-        return 1.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """The factor of the data: 1."""
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The standard deviation of the noise."""
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        return (low + t * (high - low)) ** self.rho
-
-
-@dataclass(frozen=True)
-class Linear:
-    """alpha = 1 - t, sigma = t: the straight path of flow matching and rectified flow."""
-
-    @property
-    def power(self) -> float:
-        """1: sigma is smooth in t."""
-        return 1.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """The factor of the data."""
-        return 1 - t
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The standard deviation of the noise."""
-        return t.clone()
+__all__ = [
+    "PATHS", "SAMPLERS", "VE", "VP", "Denoiser", "Linear", "LogProb", "Path", "ancestral", "churned", "ddim", "heun",
+    "multistep", "nodes", "ode_log_prob", "path_of", "prior", "reverse_step", "sample",
+]  # fmt: skip
 
 
 def prior(
@@ -155,15 +67,76 @@ def heun(denoise: Denoiser, u: Tensor, path: Path, steps: int = 32, t_start: flo
     second, as is the whole).
     """
     grid = nodes(path, steps, t_start)
+    for here, there in zip(grid[:-1], grid[1:]):
+        u = _heun_step(denoise, u, here, there)
+    return u
+
+
+def _heun_step(denoise: Denoiser, u: Tensor, here: tuple[float, float], there: tuple[float, float]) -> Tensor:
+    (a, s), (a1, s1) = here, there
+    d = _ask(denoise, u, a, s)
+    guess = a1 * d + s1 * (u - a * d) / s
+    if s1 == 0:
+        return guess
+    w, h = u / math.hypot(a, s), math.atan2(s1, a1) - math.atan2(s, a)
+    slope = _velocity(d, u, a, s) + _velocity(_ask(denoise, guess, a1, s1), guess, a1, s1)
+    return math.hypot(a1, s1) * (w + 0.5 * h * slope)
+
+
+def churned(
+    denoise: Denoiser,
+    u: Tensor,
+    path: Path,
+    steps: int = 32,
+    rng: Rng | None = None,
+    *,
+    churn: float = 40.0,
+    low: float = 0.05,
+    high: float = 50.0,
+    t_start: float = 1.0,
+) -> Tensor:
+    """EDM's stochastic sampler: before each Heun step sigma grows by a share churn / steps, at most sqrt(2) - 1.
+
+    Args:
+        denoise, u, path, steps, t_start: as in `heun`.
+        rng: of the noise that is added.
+        churn: the sum of all shares; 0 is `heun`.
+        low, high: noise is added where sigma / alpha is between them.
+    """
+    grid, share = nodes(path, steps, t_start), min(churn / steps, math.sqrt(2) - 1)
+    for (a, s), there in zip(grid[:-1], grid[1:]):
+        if low <= s / max(a, 1e-12) <= high and share > 0:
+            if rng is None:
+                raise ValueError("rng: got None, expected a Rng; a stochastic sampler needs one.")
+            # in the frame where alpha is 1, noise simply adds
+            raised = s / a * (1 + share)
+            u = u / a + math.sqrt(raised**2 - (s / a) ** 2) * rng.normal(tuple(u.shape), u.dtype)
+            a, s = 1.0, raised
+        u = _heun_step(denoise, u, (a, s), there)
+    return u
+
+
+def multistep(denoise: Denoiser, u: Tensor, path: Path, steps: int = 20, t_start: float = 1.0) -> Tensor:
+    """DPM-Solver++(2M): second order with one evaluation a step, D extrapolated in l = log(alpha / sigma).
+
+    u <- (s1 / s) u - a1 (exp(-h) - 1) [ D + (D - D_before) h / (2 h_before) ],   h = l1 - l
+
+    The first step and the last, to sigma = 0, are of first order.
+    """
+    before: tuple[Tensor, float] | None = None
+    grid = nodes(path, steps, t_start)
     for (a, s), (a1, s1) in zip(grid[:-1], grid[1:]):
         d = _ask(denoise, u, a, s)
-        guess = a1 * d + s1 * (u - a * d) / s
         if s1 == 0:
-            return guess
-        w, h = u / math.hypot(a, s), math.atan2(s1, a1) - math.atan2(s, a)
-        slope = _velocity(d, u, a, s) + _velocity(_ask(denoise, guess, a1, s1), guess, a1, s1)
-        u = math.hypot(a1, s1) * (w + 0.5 * h * slope)
+            return a1 * d
+        h = _log_ratio(a1, s1) - _log_ratio(a, s)
+        ahead = d if before is None else d + (d - before[0]) * (h / (2 * before[1]))
+        u, before = s1 / s * u - a1 * math.expm1(-h) * ahead, (d, h)
     raise AssertionError("the last node has sigma = 0")
+
+
+def _log_ratio(a: float, s: float) -> float:
+    return math.log(max(a, 1e-12) / s)
 
 
 def ddim(
@@ -204,7 +177,7 @@ def reverse_step(
     return u + tau * rng.normal(tuple(u.shape), u.dtype)
 
 
-SAMPLERS = ("heun", "ddim", "ancestral")
+SAMPLERS = ("heun", "churn", "ddim", "ddpm", "dpm++2m")
 
 
 def sample(
@@ -219,13 +192,17 @@ def sample(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Draws of shape (B, *event), from the prior by one of `SAMPLERS`."""
+    if method not in SAMPLERS:
+        raise ValueError(f"method: got {method!r}, expected one of {SAMPLERS}.")
     rng = rng if isinstance(rng, Rng) else Rng(rng)
     u = prior(path, shape, rng, data_std, dtype)
     if method == "heun":
         return heun(denoise, u, path, steps)
-    if method not in SAMPLERS:
-        raise ValueError(f"method: got {method!r}, expected one of {SAMPLERS}.")
-    return ddim(denoise, u, path, steps, rng, eta=float(method == "ancestral"))
+    if method == "dpm++2m":
+        return multistep(denoise, u, path, steps)
+    if method == "churn":
+        return churned(denoise, u, path, steps, rng)
+    return ddim(denoise, u, path, steps, rng, eta=float(method == "ddpm"))
 
 
 @dataclass(frozen=True)
