@@ -1,45 +1,62 @@
-"""Flow: an invertible network carries the data to a normal distribution, and back in one pass.
+"""Flow: an invertible network carries the data to a normal distribution, and back.
 
     log p(u | c) = log N(f(u; c); 0, I) + log |det df/du|          u = f^-1(z; c),  z ~ N(0, I)
 
-f is a chain of coupling layers with rational-quadratic splines (or affine maps), each between linear mixings of the
-channels. A vector gets residual MLPs; a picture couplings in checkerboards, then squeezes, couplings of channels and
-splits (several scales), or MLPs over its pixels where it is small. One variable alone gets a spline that only c moves.
+f is a curve for every entry by itself, set from the quantiles of the first rows, and then a chain of layers, each of
+monotone maps (shift, affine, rational-quadratic spline) steered by other entries: in a coupling by those that are kept;
+autoregressively by those before it (density in one pass, sampling entry by entry, each hidden unit computed once, or by
+Jacobi iteration); or inversely (sampling in one pass). A picture gets couplings in checkerboards, then squeezes,
+couplings of channels and splits (several scales), or MLPs over its pixels where it is small.
 
 Offers sample, log_prob (exact), encode (z as a narrow normal) and score. No decode: x given z is a point, under which
 a step of Gibbs sampling would never move. Fitted by maximum likelihood, from the complete rows.
-References: RealNVP (Dinh 2016, arXiv:1605.08803); Glow (Kingma 2018, arXiv:1807.03039); neural spline flows (Durkan
-2019, arXiv:1906.04032).
+References: NICE (Dinh 2014, arXiv:1410.8516); RealNVP (Dinh 2016, arXiv:1605.08803); IAF (Kingma 2016,
+arXiv:1606.04934); MAF (Papamakarios 2017, arXiv:1705.07057); Glow (Kingma 2018, arXiv:1807.03039); neural spline flows
+(Durkan 2019, arXiv:1906.04032).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from pofx.engines.jacobi import jacobi
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Unsupported, Value
-from pofx.nn.bijections import ActNorm, Bijection, Chain, Coupling, Mixing, Multiscale, Squeeze
+from pofx.nn.bijections import ActNorm, Bijection, Chain, Inverted, Mixing, Reverse
 from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.couplings import Coupling
+from pofx.nn.images import Multiscale, Squeeze
+from pofx.nn.marginals import Marginal
+from pofx.nn.splines import Additive, Affine, Monotone, Spline
+from pofx.nn.triangular import Autoregressive, MaskedBody
 from pofx.randomness import Rng
 
 LOG_2PI = math.log(2 * math.pi)
 SMALL = 400  # entries up to which a picture's pixels fit into an MLP
+FEW = 64  # entries up to which a vector is autoregressive
+MARGINAL = 24  # bins of the curve of one entry
 
 
 class Flow(Model):
-    """Normalising flow of coupling layers.
+    """Normalising flow.
 
     Args:
-        transform: "spline" or "affine".
-        mixing: between couplings: "linear" (trained, P L U) or "permutation" (fixed).
-        body: of the couplings: "mlp", "conv" (pictures only), or None to choose by size.
-        layers: couplings (at each scale of a picture); None chooses by the space.
-        width, depth: of the body, in features and residual blocks.
+        transform: of one entry: "spline", "affine" or "additive".
+        coupling: "coupling", "autoregressive", "inverse" (vectors only), or None to choose by the space.
+        mixing: between layers: "linear" (trained, P L U), "permutation" (fixed), "reverse" (vectors only), or None to
+            choose by the coupling.
+        body: of couplings: "mlp", "conv" (pictures only), or None to choose by size.
+        layers: layers (at each scale of a picture); None chooses by the space.
+        width, depth: of the body, in features and residual blocks (masked bodies: layers).
         bins: of each spline, on [-bound, bound].
+        marginals: bins of each entry's own curve; 0: none; None chooses by the space.
+        inverse: of an autoregressive layer: "sequential", or "jacobi" until no entry moves by more than `tolerance`.
         dropout: in the bodies; None chooses by the space.
-        lr, weight_decay: of the optimiser.
+        rows: of a training step; None chooses by the space.
+        lr, weight_decay: of the optimiser; lr None chooses by the coupling.
     """
 
     card = Card(
@@ -59,23 +76,35 @@ class Flow(Model):
         self,
         *,
         transform: str = "spline",
-        mixing: str = "linear",
+        coupling: str | None = None,
+        mixing: str | None = None,
         body: str | None = None,
         layers: int | None = None,
         width: int | None = None,
         depth: int = 2,
         bins: int = 8,
         bound: float = 4.0,
+        marginals: int | None = None,
+        inverse: str = "sequential",
+        tolerance: float = 1e-5,
         dropout: float | None = None,
-        lr: float = 1e-3,
+        rows: int | None = None,
+        lr: float | None = None,
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__()
-        _check(transform=(transform, ("spline", "affine")), mixing=(mixing, ("linear", "permutation")))
-        _check(body=(body, (None, "mlp", "conv")))
-        self.transform, self.mixing, self.body, self.layers = transform, mixing, body, layers
+        _check(transform=(transform, ("spline", "affine", "additive")), body=(body, (None, "mlp", "conv")))
+        _check(coupling=(coupling, (None, "coupling", "autoregressive", "inverse")))
+        _check(mixing=(mixing, (None, "linear", "permutation", "reverse")), inverse=(inverse, ("sequential", "jacobi")))
+        self.transform, self.coupling, self.mixing, self.body, self.layers = transform, coupling, mixing, body, layers
         self.width, self.depth, self.bins, self.bound = width, depth, bins, bound
+        self.marginals, self.inverse, self.tolerance, self.rows = marginals, inverse, tolerance, rows
         self.dropout, self.lr, self.weight_decay = dropout, lr, weight_decay
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        """Rows of a training step."""
+        return self.rows or (128 if len(self.space.shape) == 3 else 256)
 
     def _build(self) -> None:
         shape = self.space.shape
@@ -84,26 +113,62 @@ class Flow(Model):
             raise ValueError(f"flow: body='conv' wants pictures (C, H, W), got x of shape {shape}; use body='mlp'.")
         convolve = self.body == "conv" or (self.body is None and self.space.size > SMALL)
         self.pictures = picture and convolve and self.space.size > 1
+        self.masked = self.space.size > 1 and self._form(picture) != "coupling"
+        if self.masked and self.pictures:
+            raise ValueError(f"flow: coupling={self.coupling!r} wants a vector or body='mlp', got x of shape {shape}.")
         self._wide = self.width or ((32 if self.pictures else 128) if self.space.size > 2 else 64)
         self.c_dim = 64 if self.given else 0
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, self.c_dim) if self.given else None
-        self.bijection = self._scales(shape) if self.pictures else self._vector(shape)
+        bins = (0 if picture else MARGINAL) if self.marginals is None else self.marginals
+        self.marginal = Marginal(self.space.size, bins) if bins else None
+        build = self._scales if self.pictures else self._vector
+        self.bijection = Chain([*([self.marginal] if self.marginal else []), build(shape)])
+
+    def _form(self, picture: bool) -> str:
+        return self.coupling or ("coupling" if picture or self.space.size > FEW else "autoregressive")
+
+    def _monotone(self) -> Monotone:
+        if self.transform == "spline":
+            return Spline(self.bins, self.bound)
+        return Affine() if self.transform == "affine" else Additive()
+
+    def _dropped(self) -> float:
+        return (0.2 if len(self.space.shape) == 3 else 0.0) if self.dropout is None else self.dropout
 
     def _coupling(self, keep: Tensor) -> Coupling:
-        bins = self.bins if self.transform == "spline" else 0
-        dropout = (0.2 if len(self.space.shape) == 3 else 0.0) if self.dropout is None else self.dropout
-        return Coupling(keep, self._wide, self.depth, bins, self.bound, self.c_dim, dropout)
+        return Coupling(keep, self._wide, self.depth, self._monotone(), self.c_dim, self._dropped())
+
+    def _mix(self, channels: int) -> Bijection:
+        return Mixing(channels, self.mixing != "permutation")
 
     def _vector(self, shape: tuple[int, ...]) -> Bijection:
         """Couplings of complementary halves; a picture's halves are the two colours of a checkerboard."""
         d = math.prod(shape)
+        if self.masked:
+            return self._autoregressive(d)
         black = _checkerboard(shape).flatten() if len(shape) == 3 else torch.arange(d) % 2 == 0
         chain: list[Bijection] = [self._coupling(torch.zeros(d, dtype=torch.bool))]
         for i in range((self.layers or (6 if d > 2 else 8)) if d > 1 else 0):
             if i and i % 2 == 0 and d > 2:
-                chain.append(Mixing(d, self.mixing == "linear"))
+                chain.append(self._mix(d))
             chain += [self._coupling(black if i % 2 == 0 else ~black), ActNorm(d)]
         return Chain([*chain, ActNorm(d)] if d == 1 else chain)
+
+    def _autoregressive(self, d: int) -> Bijection:
+        """Masked layers, each in another order."""
+        chain: list[Bijection] = []
+        solver = self._jacobi if self.inverse == "jacobi" else None
+        for i in range(self.layers or 4):
+            if i:
+                chain.append(Reverse() if self.mixing in (None, "reverse") else self._mix(d))
+            monotone = self._monotone()
+            body = MaskedBody(d, monotone.numbers, self._wide, self.depth, self.c_dim, self._dropped())
+            layer = Autoregressive(body, monotone, solver)
+            chain += [Inverted(layer) if self.coupling == "inverse" else layer, ActNorm(d)]
+        return Chain(chain)
+
+    def _jacobi(self, update: Callable[[Tensor, Tensor], Tensor], start: Tensor, most: int) -> Tensor:
+        return jacobi(update, start, most, self.tolerance).value
 
     def _scales(self, shape: tuple[int, ...]) -> Bijection:
         C, H, W = shape
@@ -112,7 +177,7 @@ class Flow(Model):
         shapes: list[tuple[int, int, int]] = []
         keep = _checkerboard(shape)
         for i in range(self.layers or 4):
-            mixing = [Mixing(C, self.mixing == "linear")] if C > 1 and i and i % 2 == 0 else []
+            mixing = [self._mix(C)] if C > 1 and i and i % 2 == 0 else []
             chain += [*mixing, self._coupling(keep if i % 2 == 0 else ~keep), ActNorm(C)]
         while True:
             a, b = (2 if n % 2 == 0 and max(H, W) > 4 else 1 for n in (H, W))
@@ -128,12 +193,12 @@ class Flow(Model):
     def _channels(self, C: int, H: int, W: int) -> list[Bijection]:
         keep, chain = (torch.arange(C) < C // 2)[:, None, None].expand(C, H, W), []
         for i in range(self.layers or 4):
-            chain += [Mixing(C, self.mixing == "linear"), self._coupling(keep if i % 2 == 0 else ~keep), ActNorm(C)]
+            chain += [self._mix(C), self._coupling(keep if i % 2 == 0 else ~keep), ActNorm(C)]
         return chain
 
     def _players(self) -> list[Player]:
         params = [p for p in self.parameters() if p.requires_grad]
-        return [Player("flow", params, self._loss, lr=self.lr, weight_decay=self.weight_decay)]
+        return [Player("flow", params, self._loss, lr=self.lr or 1e-3, weight_decay=self.weight_decay)]
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         keep = drop(self.given, len(batch), rng) if self.given else {}
@@ -142,6 +207,8 @@ class Flow(Model):
             if len(whole) == 0:
                 return self._nothing(batch)
             batch, keep = batch.take(whole), {k: v[whole] for k, v in keep.items()}
+        if self.marginal is not None:
+            self.marginal.measure(batch.x)
         return -self._log_density(batch.x, self._condition_on(batch.given, len(batch), keep)).mean()
 
     def _nothing(self, batch: Batch) -> Tensor:

@@ -105,7 +105,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
+        return self.outlet(self.features(x, c))
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """What the outlet reads, (..., width)."""
         h = self.inlet(x) if self.inlet is not None else self.start.expand(*x.shape[:-1], -1)
         for block in self.blocks:
             h = block(h, c)
-        return self.outlet(nn.functional.silu(self.modulate(self.norm(h), c)))
+        return nn.functional.silu(self.modulate(self.norm(h), c))
