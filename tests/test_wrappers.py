@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pofx.engines.diffusion import PATHS
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Card, Model, Quality, Unsupported, Value
@@ -145,7 +146,23 @@ def test_guidance_refuses_what_it_cannot_do():
         Guided(classes(), {"colour": 2.0})
     with pytest.raises(Unsupported, match="denoise"):
         Guided(_silent(), {})
-    assert Guided(classes(), {"label": 2.0}).offers() == {"denoise"}
+    assert Guided(classes(), {"label": 2.0}).offers() == {"denoise", "sample"}
+    with pytest.raises(ValueError, match="solver"):
+        Guided(classes(), {"label": 2.0}, solver="euler")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("solver, steps", [
+    ("heun", 24), ("churn", 100), ("ddim", 200), ("ddpm", 200), ("dpm++2m", 60),
+])  # fmt: skip
+def test_guidance_draws_by_every_solver(solver, steps, path):
+    """Where it is exact (classes with one covariance), draws are of N(m + w (m_c - m), S)."""
+    model = classes()
+    c = {"label": torch.tensor([2])}
+    want = model.overall + 2 * (MEANS[2] - model.overall)
+    x = Guided(model, {"label": 2.0}, solver, steps, path).sample(3000, c, 3)[:, 0]
+    assert ((x.mean(0) - want) / (COV.diagonal() / 3000).sqrt()).abs().max() < 5
+    assert (torch.cov(x.T) - COV).abs().max() < 0.12
 
 
 def test_fixed_is_the_model_given_that():

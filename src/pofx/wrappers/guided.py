@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pofx.model import Conditional, Cursor, Given, Model, Unsupported, Value
+from pofx.engines.diffusion import SAMPLERS, path_of, sample
+from pofx.model import Conditional, Cursor, Given, Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
 from pofx.wrappers.base import Wrapped
 
@@ -66,20 +67,44 @@ class Guided(Wrapped):
     Args:
         inner: a built model with `denoise`, trained with dropped givens.
         scale: name -> weight; 1 is the model itself, 0 ignores that given.
+        solver, solver_steps, path: of the draws: see `engines.diffusion.SAMPLERS` and `PATHS`.
+
+    Raises:
+        Unsupported: the model has no denoise. ValueError: it is not given what scale names, or an unknown word.
     """
 
-    def __init__(self, inner: Model, scale: Mapping[str, float]) -> None:
+    def __init__(
+        self, inner: Model, scale: Mapping[str, float], solver: str = "heun", solver_steps: int = 32, path: str = "edm"
+    ) -> None:
         super().__init__()
+        self._path = path_of(path)
+        if solver not in SAMPLERS:
+            raise ValueError(f"Guided: solver is {solver!r}; expected one of {SAMPLERS}.")
         if "denoise" not in inner.offers():
             raise Unsupported(f"Guided needs a model with denoise; {inner.name} offers {sorted(inner.offers())}.")
         unknown = sorted(set(scale) - set(inner.given))
         if unknown:
             raise ValueError(f"Guided: scale names {unknown}; {inner.name} was fitted given {sorted(inner.given)}.")
         self.inner, self.scale = inner, dict(scale)
+        self.solver, self.solver_steps, self.path = solver, solver_steps, path
         self.space, self.given = inner.space, inner.given
 
+    @property
+    def sampler(self) -> Quality:  # type: ignore[override]
+        """A solver stands before the draws."""
+        return Quality.ESTIMATE
+
     def offers(self) -> frozenset[str]:
-        return frozenset({"denoise"})
+        return frozenset({"denoise", "sample"})
+
+    def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
+        chart = self.chart
+
+        def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+            return self._denoise(u_t, alpha, sigma, given)
+
+        u = sample(denoise, (count, *chart.space.shape), self._path, rng, method=self.solver, steps=self.solver_steps)
+        return chart.decode(u, rng)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         so_far = {k: v for k, v in given.items() if k not in self.scale}
