@@ -31,9 +31,9 @@ from pofx.kinds.likelihood import Likelihood, from_grid
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Value
 from pofx.nn.bidirectional import Bidirectional
 from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.entries import Entries, Size
 from pofx.nn.unet import UNet
 
-SHORT = 512  # a discrete entry with at most this many levels has a vector for each of them
 ONE_HOT = 32  # a pixel with at most this many levels enters as one of K
 SUBSETS = 6  # entries up to which log p is a sum over all 2^D subsets
 LONGEST_WALK = 128  # entries up to which `unmask_steps=None` shows them one at a time
@@ -130,17 +130,17 @@ class MaskedDiffusion(Model):
         return UNet(features.shape[1], out, self.width or 32, depth, self.blocks, self._c_dim, dropout=dropout)
 
     def _transformer(self) -> nn.Module:
-        variables = [self.space.variable(i) for i in range(self.space.size)]
-        return Bidirectional(
-            [v.levels if v.discrete and v.levels <= SHORT else 0 for v in variables],
-            [v.support not in ("category", "binary") for v in variables],
-            [(g.entries, g.width) for g in self.likelihood.groups],
-            self.width or 64,
-            self.depth or 3,
-            shared=self.space.shared,
-            c_dim=self._c_dim,
-            dropout=0.1 if self.dropout is None else self.dropout,
+        space = self.space
+        variables = [space.variable(i) for i in range(space.size)]
+        entries = Entries(
+            space.shape,
+            tuple(v.levels if v.discrete else 0 for v in variables),
+            tuple(v.support not in ("category", "binary") for v in variables),
+            tuple((g.entries, g.width) for g in self.likelihood.groups),
+            space.shared,
+            tuple(range(space.size)),
         )
+        return Bidirectional(entries, Size(self.width, self.depth, None, self.dropout, self._c_dim))
 
     def _players(self) -> list[Player]:
         lr = self.lr or (3e-3 if self.picture else 2e-3)

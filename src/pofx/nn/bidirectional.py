@@ -1,9 +1,9 @@
 """Bidirectional body: a row of D entries of which some are seen -> outputs of every entry given the seen ones.
 
-    token_j = [seen_j] (value(x_j) + source(j)) + target(j),    h = transformer(start, tokens),    y_j = W_j h_j + b_j
+    h = transformer(start, token_1, ..., token_D),    y_j = W_j h_j + b_j
 
-The values enter as in `AnyOrder`: a vector for each code of a short discrete entry, waves for a number. One more token,
-`start`, gives the attention something to look at where nothing is seen.
+A token is what `Embedding` makes of an entry, its value or the vector of what is hidden. One more token, `start`, gives
+the attention something to look at where nothing is seen.
 
 References: BERT (Devlin 2018, arXiv:1810.04805); registers (Darcet 2023, arXiv:2309.16588).
 """
@@ -11,28 +11,40 @@ References: BERT (Devlin 2018, arXiv:1810.04805); registers (Darcet 2023, arXiv:
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .anyorder import AnyOrder
+from .entries import Embedding, Entries, Outlets, Size
+from .transformer import Transformer
+
+SHORT = 512  # a discrete entry with at most this many levels has a vector for each of them
 
 
-class Bidirectional(AnyOrder):
-    """The arguments are those of `AnyOrder`; `forward` takes a mask in place of an order."""
+class Bidirectional(nn.Module):
+    """(B, D) entries and which of them are seen -> (B, sum over groups).
 
-    def forward(self, x: Tensor, z: Tensor, order: Tensor, c: Tensor | None = None) -> Tensor:
-        """Outputs (B, sum over groups) of every entry.
+    Args:
+        entries: what one x is.
+        size: of the transformer.
+    """
+
+    def __init__(self, entries: Entries, size: Size) -> None:
+        super().__init__()
+        width, depth, dropout, _ = size.over(width=64, depth=3, dropout=0.1)
+        short = [k if k <= SHORT else 0 for k in entries.levels]
+        self.embed = Embedding(short, entries.numeric, width, entries.shared, missing=True)
+        self.start = nn.Parameter(torch.zeros(width))
+        self.body = Transformer(width, depth, 4, size.c_dim, dropout, rotary=False)
+        self.outlets = Outlets(entries, width)
+
+    def forward(self, x: Tensor, z: Tensor, seen: Tensor, c: Tensor | None = None) -> Tensor:
+        """Outputs of every entry.
 
         Args:
-            x, z: codes and standardised numbers (B, D); what is not seen is not read.
-            order: which entries are seen, bool (B, D).
+            x, z: the entries as stored and standardised (B, D); what is not seen is not read.
+            seen: bool (B, D).
             c: the condition (B, c_dim) or None.
         """
-        seen = order.unsqueeze(-1)
-        e = self.embed(torch.where(order, x, torch.zeros_like(x)), torch.where(order, z, torch.zeros_like(z)))
-        tokens = torch.where(seen, e, torch.zeros_like(e)) + self.target
-        h = self.body(torch.cat([self.start.expand(len(x), 1, -1), tokens], 1), c)[:, 1:]
-        parts = [
-            outlet(h if len(entries) == self.size else h[:, entries]).flatten(1)
-            for outlet, (entries, _) in zip(self.outlets, self.groups, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        x, z = (torch.where(seen, v, torch.zeros_like(v)) for v in (x, z))
+        tokens = self.embed(x, z, seen)
+        h = self.body(torch.cat([self.start.expand(len(x), 1, -1), tokens], 1), c)
+        return self.outlets(h[:, 1:])

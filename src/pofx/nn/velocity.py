@@ -1,0 +1,78 @@
+"""Velocity body: a point, a time and a condition to a vector at the point; U-Net for pictures, MLP for vectors.
+
+    F(u, l, c) = body([u / n, mask, exp(-w^2 l^2 / 2) sin(w u), ... cos(w u)], clock(log l) + c),   n^2 = 1 + l^2
+
+The waves are smoothed Fourier features: sin(w u) of a clean u shrinks by that factor under noise of level l, so finer
+waves vanish rather than alias. They let the body resolve the edges of rounded data.
+
+References: Fourier features (Tancik 2020, arXiv:2006.10739); EDM (Karras 2022, arXiv:2206.00364).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .mlp import MLP
+from .unet import UNet, fourier
+
+
+class Velocity(nn.Module):
+    """u (B, *event), level (B,), c (B, c_dim) -> (B, *event); the output starts at exactly 0.
+
+    Args:
+        shape: the event: (C, H, W) for a picture, anything else is a vector.
+        width: features, or channels at full size; None: 16 or 32 for small and other pictures, 256 for vectors.
+        depth: sizes of the U-Net or blocks of the MLP; None: by the shape.
+        blocks: residual blocks at each size of the U-Net.
+        dropout: probability inside each block.
+        frequencies: octaves of Fourier features of each entry, from 2 radians; 0 for none.
+    """
+
+    omega: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int | None = None,
+        depth: int | None = None,
+        blocks: int = 1,
+        dropout: float = 0.0,
+        frequencies: int = 8,
+    ) -> None:
+        super().__init__()
+        self.picture, size = len(shape) == 3, math.prod(shape)
+        width = width or ((16 if size <= 256 else 32) if self.picture else 256)
+        self.features = 4 * width if self.picture else width
+        self.features += self.features % 2
+        entries, c = 2 + 2 * frequencies, self.features
+        if self.picture:
+            depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / 4)) + 1))
+            self.net: nn.Module = UNet(shape[0] * entries, shape[0], width, depth, blocks, c, dropout=dropout)
+        else:
+            self.net = MLP(size * entries, size, width, depth or 4, c, dropout, zero=True)
+        self.clock = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
+        self.register_buffer("omega", 2.0 ** torch.arange(1, frequencies + 1), persistent=False)
+
+    def forward(
+        self, scaled: Tensor, u: Tensor, level: Tensor, c: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """F at u, whose unit-variance version is `scaled`; `observed` says which entries are no pure noise."""
+        h = self.clock(fourier(level.log() / 4, self.features, 0.5, 60.0))
+        h = h if c is None else h + c
+        mask = torch.ones_like(scaled) if observed is None else observed.to(scaled.dtype)
+        parts = [scaled[:, None], mask[:, None], *self._waves(u, level)]
+        entries = torch.cat(parts, 1)
+        if self.picture:
+            return self.net(entries.flatten(1, 2), h)
+        return self.net(entries.flatten(1), h).reshape(scaled.shape)
+
+    def _waves(self, u: Tensor, level: Tensor) -> list[Tensor]:
+        if not len(self.omega):
+            return []
+        shrink = torch.exp(-0.5 * (self.omega * level[:, None]).square())
+        shrink = shrink.reshape(*shrink.shape, *[1] * (u.ndim - 1))
+        angle = u[:, None] * self.omega.reshape(-1, *[1] * (u.ndim - 1))
+        return [torch.nan_to_num(shrink * wave) for wave in (angle.sin(), angle.cos())]
