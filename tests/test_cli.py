@@ -187,3 +187,18 @@ def test_families_and_coverage_come_from_the_code(capsys):
 def test_help_is_quick_to_import():
     code = "import sys, pofx.cli; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'sklearn', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_compress_and_back(table, tmp_path, capsys):
+    rows, made = table / "gaps.csv", tmp_path / "run"
+    assert (
+        run(capsys, "fit", table / "rows.csv", "autoregressive", "--out", made, "--budget", "3 steps", "--json")[0] == 0
+    )
+    code, out, err = run(capsys, "compress", made, rows, "--out", tmp_path / "rows.pofx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["bytes"] == (tmp_path / "rows.pofx").stat().st_size
+    assert run(capsys, "decompress", made, tmp_path / "rows.pofx", "--out", tmp_path / "back.csv")[0] == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "back.csv"), pd.read_csv(rows))
+    code, _, err = run(capsys, "decompress", made, rows, "--out", tmp_path / "no.csv")
+    assert code == 2
+    assert "no file of compress" in err

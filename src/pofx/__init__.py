@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pofx.tasks.anomaly import anomaly as anomaly
     from pofx.tasks.base import Answer as Answer
     from pofx.tasks.compare import compare as compare
+    from pofx.tasks.compress import compress as compress
+    from pofx.tasks.compress import decompress as decompress
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.impute import impute as impute
@@ -44,7 +46,8 @@ _HOMES = {
     "Space": "pofx.kinds.base", "Variable": "pofx.kinds.base",
     "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
     "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
-    "anomaly": "pofx.tasks.anomaly", "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
+    "anomaly": "pofx.tasks.anomaly", "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
+    "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip
 

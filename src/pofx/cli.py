@@ -208,6 +208,42 @@ def impute(
 
 
 @app.command()
+def compress(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows to make small.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    given: Given = None,
+    add: Own = None,
+    json_: Json = False,
+) -> None:
+    """Make rows small, without loss, by the model's own probabilities."""
+    from pofx.tasks.compress import compress as ask
+
+    model = io.load(run, add)
+    facts = ask(model, io.rows(model, data), out, io.values(given, data)).diagnostics
+    text = f"{facts['rows']} rows in {facts['bytes']} bytes ({facts['bits per dimension']:.3f} bits an entry): {out}"
+    io.tell(json_, {"file": str(out), **facts}, text)
+
+
+@app.command()
+def decompress(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="What compress wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the rows.")],
+    given: Given = None,
+    add: Own = None,
+    json_: Json = False,
+) -> None:
+    """The rows of a compressed file, each as it was."""
+    from pofx.tasks.compress import decompress as ask
+
+    model = io.load(run, add)
+    rows = ask(model, file, io.values(given))
+    io.write(rows, out, model)
+    io.tell(json_, {"file": str(out), "rows": len(rows)}, f"{len(rows)} rows: {out}")
+
+
+@app.command()
 def compare(
     data: Annotated[str, typer.Argument(help="digits, or a file or folder.")],
     families: Annotated[list[str] | None, typer.Argument(help="Families, or all; none: one of each branch.")] = None,

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from pofx.data import Batch
@@ -133,6 +134,20 @@ class Predictive:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log probability of each entry, `(*batch, *event)`, nats."""
         return self.likelihood.log_prob(self.params, x)
+
+    def log_codes(self, levels: int) -> Tensor:
+        """Where x is one entry with codes 0 .. K - 1: log P of each code, `(B, K)`."""
+        params = self.params.unsqueeze(1).expand(-1, levels, -1)
+        codes = torch.arange(levels, dtype=torch.float64, device=params.device).expand(len(params), -1)
+        return self.likelihood.log_prob(params, codes.unsqueeze(-1)).squeeze(-1)
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Where x is one number with a resolution: log mass of intervals low < x < high, `(B, K)` each."""
+        return self.likelihood.groups[0].distribution.log_mass(self.params, low, high)  # type: ignore[union-attr]
+
+    def take(self, rows: Tensor) -> Predictive:
+        """Some rows of it."""
+        return replace(self, params=self.params[rows])
 
     def sample(self, rng: Rng) -> Tensor:
         """One x per row."""

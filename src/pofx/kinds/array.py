@@ -78,6 +78,9 @@ class Array(Kind):
         out[hole] = self.restore(x, space)[hole]
         return out
 
+    def blank(self, rows: Any, observed: Tensor, space: Space) -> np.ndarray:
+        return np.where(observed.cpu().numpy(), rows, np.nan)
+
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         values = self.restore(x, space)
         if values.shape[1] == 1:

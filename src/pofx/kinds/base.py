@@ -231,6 +231,10 @@ class Kind(ABC):
     def restore(self, x: Tensor, space: Space) -> Any:
         """x `(N, *event)` as the user's own type."""
 
+    def blank(self, rows: Any, observed: Tensor, space: Space) -> Any:
+        """Rows of the user's own type with their missing entries marked as such; ValueError where it has no mark."""
+        raise ValueError(f"{self.name}: a missing entry has no mark in this type.")
+
     @abstractmethod
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """Draw some x `(N, *event)` into one matplotlib axes."""

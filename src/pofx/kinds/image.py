@@ -100,6 +100,9 @@ class Image(Kind):
         whole = own.dtype.kind != "f" or bool((own == own.astype(np.uint8)).all())
         return own.astype(np.uint8) if whole else own
 
+    def blank(self, rows: Any, observed: Tensor, space: Space) -> np.ndarray:
+        return np.where(observed.cpu().numpy().reshape(rows.shape), rows.astype(np.float64), np.nan)
+
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """A grid of pictures; grey ones in ink on paper where most pixels are dark."""
         values, white = x.detach().cpu().numpy(), space.meta.get("white", 255)

@@ -116,6 +116,13 @@ class Table(Kind):
                 out[column.key] = _filled(out[column.key], values[column.key], hole[:, j])
         return _as_given(out, rows)
 
+    def blank(self, rows: Any, observed: Tensor, space: Space) -> Any:
+        out, hole = rows.copy(), ~observed.cpu().reshape(-1, space.size).numpy()
+        for j, (column, _) in enumerate(_pairs(space)):
+            if hole[:, j].any():
+                out[column.key] = out[column.key].mask(hole[:, j])
+        return out
+
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """Histograms of the first six columns."""
         columns = _pairs(space)[:6]

@@ -7,5 +7,6 @@ TASKS: dict[str, str] = {
     "density": "pofx.tasks.density",
     "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly",
+    "compress": "pofx.tasks.compress",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""
