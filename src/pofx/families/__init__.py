@@ -16,12 +16,17 @@ FAMILIES: dict[str, str] = {
     "gaussian": "pofx.families.gaussian:Gaussian",
     "mixture": "pofx.families.mixture:Mixture",
     "kde": "pofx.families.kde:KDE",
+    "trees": "pofx.families.trees:Trees",
     "autoregressive": "pofx.families.autoregressive:Autoregressive",
     "vae": "pofx.families.vae:VAE",
     "flow": "pofx.families.flow:Flow",
     "diffusion": "pofx.families.diffusion:Diffusion",
     "gan": "pofx.families.gan:GAN",
     "energy": "pofx.families.energy:Energy",
+    "rbm": "pofx.families.rbm:RBM",
+    "continuous_flow": "pofx.families.continuous_flow:ContinuousFlow",
+    "gsn": "pofx.families.gsn:GSN",
+    "integer_flow": "pofx.families.integer_flow:IntegerFlow",
     "masked_diffusion": "pofx.families.masked_diffusion:MaskedDiffusion",
 }
 
