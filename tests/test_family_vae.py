@@ -40,9 +40,9 @@ def small(space: Space, given: dict[str, Space] | None = None, **options: object
     """A VAE in float64 with one latent that matters."""
     vae = VAE(latents=1, width=16, depth=1, **options).build(space, given, seed=0)
     shake(vae, 0.7).double().eval().requires_grad_(False)
-    vae.encoder.outlet.weight.mul_(0.1)
+    vae.encoder.body.outlet.weight.mul_(0.1)
     # as wide as the prior, so that no weight has an infinite variance
-    vae.encoder.outlet.bias.copy_(torch.tensor([0.1, 2.2]))
+    vae.encoder.body.outlet.bias.copy_(torch.tensor([0.1, 2.2]))
     return vae
 
 
@@ -129,7 +129,7 @@ def test_loss_is_minus_the_bound_and_beta_weighs_the_divergence():
     assert torch.allclose(vae._loss(Batch(x), Rng(3)), -vae.log_prob(x, draws=8, rng=3).value.mean(), atol=1e-10)
     one, two = small(MIXED), small(MIXED, beta=2.0)
     q = one._posterior(x, None, None)
-    kl = kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean()
+    kl = kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0)).sum(1).mean()
     assert float(kl) > 0.01
     assert torch.allclose(two._loss(Batch(x), Rng(0)) - one._loss(Batch(x), Rng(0)), kl, atol=1e-10)
     free = small(MIXED, free_bits=50.0)

@@ -173,7 +173,7 @@ def describe(model: Any) -> dict[str, Any]:
     core = model.core
     return {
         "format": FORMAT,
-        "family": f"{type(core).__module__}:{type(core).__qualname__}",
+        "family": _home(core),
         "hyper_parameters": hyper_parameters(core),
         "space": model.space.to_json(),
         "given": {k: s.to_json() for k, s in model.given.items()},
@@ -191,6 +191,17 @@ def _version() -> str:
 
 
 def hyper_parameters(model: Any) -> dict[str, Any]:
-    """The constructor's arguments of a family, read back from its attributes."""
+    """The constructor's arguments of a family, read back from its attributes; a model among them as a description."""
     names = [p for p in inspect.signature(type(model).__init__).parameters if p not in ("self", "args", "kwargs")]
-    return {name: getattr(model, name) for name in names}
+    return {name: _described(getattr(model, name)) for name in names}
+
+
+def _described(value: Any) -> Any:
+    if not isinstance(value, torch.nn.Module):
+        return value
+    core: Any = value.core
+    return {"family": _home(core), "hyper_parameters": hyper_parameters(core)}
+
+
+def _home(core: Any) -> str:
+    return f"{type(core).__module__}:{type(core).__qualname__}"

@@ -17,6 +17,7 @@ from pofx import files
 from pofx.data import Data, open_data
 from pofx.model import Model
 from pofx.training.budget import CLOCKS, Asked, Budget
+from pofx.training.loop import Augment
 from pofx.training.pick import pick
 from pofx.training.processes import fit_in_processes
 from pofx.training.run import Settings, built, fabric_of, finished, run
@@ -40,6 +41,7 @@ def fit(
     report: Callable[[dict[str, Any]], None] = lambda line: None,
     checkpoint_seconds: float = 15.0,
     hyper_parameters: Mapping[str, Any] | None = None,
+    augment: Augment | None = None,
 ) -> Model:
     """Learn p(x) (or p(x | given)).
 
@@ -56,8 +58,8 @@ def fit(
         device: "auto", "cpu" or "cuda".
         processes: data-parallel processes on this machine (needs `folder`, and a main module that can be imported).
         progress, report: show a progress bar; a function that is called with each line of history.
-        checkpoint_seconds: between two checkpoints.
-        hyper_parameters: of the family, where `family` is a name or a class.
+        checkpoint_seconds: between two checkpoints. hyper_parameters: of a family that is a name or a class.
+        augment: (Batch, Rng) -> Batch: changes the rows of each training step, which `batch.index` numbers.
 
     Returns:
         The fitted model; `model.history` is the list of history lines, `model.record` says how it was fitted.
@@ -67,11 +69,10 @@ def fit(
         Diverged: the loss is not finite (the best weights so far are saved in `folder`).
         KeyboardInterrupt: Ctrl-C, after a checkpoint was written to `folder`.
     """
-    start = {clock: now() for clock, now in CLOCKS.items()}
-    asked = Asked(Budget.parse(budget), seed, batch, threads, precision)
-    data = open_data(source, given=given)
-    path = _free(folder, resume)
-    settings = Settings(asked, start, path, resume, checkpoint_seconds, device, progress, dict(hyper_parameters or {}))
+    start, asked = _clocks(), Asked(Budget.parse(budget), seed, batch, threads, precision)
+    data, path = open_data(source, given=given), _free(folder, resume)
+    more = dict(hyper_parameters or {}), {}, augment
+    settings = Settings(asked, start, path, resume, checkpoint_seconds, device, progress, *more)
     if family is None:
         family, settings = _picked(data, settings)
     model = built(family, data, seed, settings.hyper_parameters)
@@ -82,6 +83,10 @@ def fit(
     run(model, data, settings, fabric, report)
     finished(model, data, settings, fabric)
     return model
+
+
+def _clocks() -> dict[str, float]:
+    return {clock: now() for clock, now in CLOCKS.items()}
 
 
 def _picked(data: Data, settings: Settings) -> tuple[str, Settings]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pofx.families import FAMILIES, family
 from pofx.files import MODEL, load_model, read_history
 from pofx.kinds.base import Space
 from pofx.model import Model
 from pofx.training.state import load_weights
-from pofx.wrappers import adapted
+from pofx.wrappers import InLatent, adapted
 
 
 def load(folder: str | Path, families: Sequence[type[Model]] = ()) -> Model:
@@ -29,7 +30,7 @@ def load(folder: str | Path, families: Sequence[type[Model]] = ()) -> Model:
     try:
         space = Space.from_json(words["space"])
         given = {k: Space.from_json(s) for k, s in words["given"].items()}
-        model = adapted(cls(**words["hyper_parameters"]), space).build(space, given)
+        model = adapted(_made(words, families, folder), space).build(space, given)
         load_weights(model, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -39,10 +40,20 @@ def load(folder: str | Path, families: Sequence[type[Model]] = ()) -> Model:
     return model.eval()
 
 
+def _made(words: Any, families: Sequence[type[Model]], folder: Path) -> Any:
+    """The model that was described, and with it those that it is made of; anything else as it is."""
+    if not isinstance(words, dict) or not {"family", "hyper_parameters"} <= set(words):
+        return words
+    arguments = {name: _made(value, families, folder) for name, value in words["hyper_parameters"].items()}
+    return _class(words["family"], families, folder)(**arguments)
+
+
 def _class(home: str, families: Sequence[type[Model]], folder: Path) -> type[Model]:
     for name, ours in FAMILIES.items():
         if home == ours:
             return family(name)
+    if home == f"{InLatent.__module__}:{InLatent.__qualname__}":
+        return InLatent
     name = home.split(":")[-1]
     for own in families:
         if own.__qualname__ == name:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pofx.training.validation import ROWS, validate
 AVERAGE_EVERY = 8  # averaging all weights costs a pass over them; every eighth step it is not felt
 PATIENCE = VALIDATIONS // 2  # validations without a better one until the fit ends early
 LINES = 100  # of history
+Augment = Callable[[Batch, Rng], Batch]
 
 
 class Diverged(RuntimeError):
@@ -69,6 +70,8 @@ class Loop:
         report: called with each line of history.
         identity: what a checkpoint must agree on to be resumed.
         every: seconds between checkpoints.
+        augment: changes the rows of every training step.
+        past: lines of history of earlier stages.
     """
 
     def __init__(
@@ -81,16 +84,20 @@ class Loop:
         report: Callable[[dict[str, Any]], None] = lambda line: None,
         identity: dict[str, Any] | None = None,
         every: float = 15.0,
+        augment: Augment | None = None,
+        past: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.model, self.parts, self.plan, self.fabric = model, parts, plan, fabric
         self.folder, self.report, self.identity, self.every = folder, report, identity or {}, every
+        self.augment = augment
         self.players = model.players()
         self.optimisers = [_optimiser(p) for p in self.players]
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
         self.best: tuple[float, dict[str, Tensor] | None] = (math.inf, None)
         self.k, self.seconds, self.stale = 0, 0.0, 0
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = list(past)
+        self.before = past[-1] if past else {"step": 0, "seconds": 0.0}
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.sums = [torch.zeros((), device=fabric.device) for _ in self.players]
         self.counts = [0] * len(self.players)
@@ -108,6 +115,8 @@ class Loop:
         batch = self._batch(k)
         rng = Rng.derive(seed, 2, k, device=device, rows=self.rows)
         with forked(device, seed, 4, k):
+            if self.augment is not None:
+                batch = self.augment(batch, Rng.derive(seed, 5, k, device=device, rows=self.rows))
             for i, (player, optimiser) in enumerate(zip(self.players, self.optimisers, strict=True)):
                 if k % player.every:
                     continue
@@ -185,7 +194,10 @@ class Loop:
             return
         words = {"identity": self.identity, "plan": self.plan.to_json(), "k": self.k, "seconds": self.seconds}
         words |= {"best": self.best[0], "stale": self.stale, "counts": self.counts, "history": self.history}
-        files.save_tensors(self.folder / files.CHECKPOINT, self._tensors() if self.k else {}, words)
+        words["before"] = self.before
+        files.save_tensors(
+            self.folder / files.CHECKPOINT, self._tensors() if self.k or self.before["step"] else {}, words
+        )
 
     def restore(self, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -196,7 +208,8 @@ class Loop:
         self.history = words["history"]
         if self.folder is not None and self.fabric.global_rank == 0:
             files.rewrite_history(self.folder, self.history)
-        if not words["k"]:
+        self.before = words["before"]
+        if not tensors:
             return
         device = self.fabric.device
         state.load_weights(self.model, state.under("model.", tensors))
@@ -260,7 +273,7 @@ class Loop:
 
     def _log(self, validating: bool) -> None:
         means = (self._shared(torch.stack(self.sums)) / torch.tensor(self.counts, device=self.fabric.device)).tolist()
-        line: dict[str, Any] = {"step": self.k}
+        line: dict[str, Any] = {"step": self.before["step"] + self.k}
         line |= {p.name if i else "loss": means[i] for i, p in enumerate(self.players) if self.counts[i]}
         odd = [p.name for i, p in enumerate(self.players) if self.counts[i] and not math.isfinite(means[i])]
         if odd:
@@ -273,7 +286,7 @@ class Loop:
         self.counts = [0] * len(self.players)
         if validating and (valid := self.validate()) is not None:
             line["valid"] = valid
-        line["seconds"] = round(self.seconds, 3)
+        line["seconds"] = round(self.before["seconds"] + self.seconds, 3)
         self.history.append(line)
         if self.fabric.global_rank == 0:
             if self.folder is not None:

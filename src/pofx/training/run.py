@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from pofx.families import family as family_class
 from pofx.model import Model, Unsupported
 from pofx.randomness import Rng
 from pofx.training.budget import CLOCKS, Asked, Plan, plan_for
-from pofx.training.loop import Diverged, Loop, Parts
+from pofx.training.loop import Augment, Diverged, Loop, Parts
 from pofx.training.progress import Progress
 from pofx.training.validation import validate_closed
-from pofx.wrappers import adapted
+from pofx.wrappers import Staged, adapted
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -44,6 +44,8 @@ class Settings:
         progress: show a progress bar.
         hyper_parameters: of a family that is named.
         record: what else the model should remember of its fit.
+        augment: changes the rows of every training step.
+        stage: of a model whose parts are fitted in turn.
     """
 
     asked: Asked
@@ -55,6 +57,8 @@ class Settings:
     progress: bool = False
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    augment: Augment | None = None
+    stage: int = 0
 
 
 def families_named(names: Sequence[str] | None) -> list[str]:
@@ -101,8 +105,34 @@ def run(model: Model, data: Data, settings: Settings, fabric: Any, report: Repor
     Raises:
         Diverged: the loss is not finite (the best weights so far are saved). KeyboardInterrupt: after a checkpoint.
     """
+    if not isinstance(model, Staged):
+        _fit(model, data, settings, fabric, report, model.name)
+        return
+    for i in range(_saved_stage(settings), len(model.stages)):
+        model.begin(i, data, Rng.derive(settings.asked.seed, 7, i))
+        _fit(model, data, _of_stage(settings, model.stages, i), fabric, report, f"{model.name}: {model.stages[i][0]}")
+
+
+def _of_stage(settings: Settings, stages: Sequence[tuple[str, float]], i: int) -> Settings:
+    """The settings of one stage: its share of the steps, or of the seconds together with the stages before it."""
+    budget, shares = settings.asked.budget, [share for _, share in stages]
+    if budget.steps is not None:
+        budget = replace(budget, steps=max(1, round(budget.steps * shares[i])))
+    else:
+        budget = replace(budget, seconds=(budget.seconds or 0.0) * sum(shares[: i + 1]) / sum(shares))
+    return replace(settings, asked=replace(settings.asked, budget=budget), stage=i)
+
+
+def _saved_stage(settings: Settings) -> int:
+    """The stage in which an interrupted fit stopped."""
+    if not settings.resume or settings.folder is None or not (settings.folder / files.CHECKPOINT).exists():
+        return 0
+    return files.load_tensors(settings.folder / files.CHECKPOINT)[1]["identity"].get("stage", 0)
+
+
+def _fit(model: Model, data: Data, settings: Settings, fabric: Any, report: Report, title: str) -> None:
     shown = settings.progress and fabric.global_rank == 0
-    with Progress(model.name, model.loss_unit, shown) as bar, threads_kept():
+    with Progress(title, model.loss_unit, shown) as bar, threads_kept():
 
         def tell(line: dict[str, Any]) -> None:
             bar.line(line)
@@ -154,7 +184,9 @@ def threads_kept() -> Iterator[None]:
 
 
 def _fit_closed(model: Model, data: Data, settings: Settings, tell: Report) -> None:
-    started, model.history, seed, budget = time.perf_counter(), [], settings.asked.seed, settings.asked.budget
+    past = list(model.history) if settings.stage else []
+    first, before = (past[-1]["step"], past[-1]["seconds"]) if past else (0, 0.0)
+    started, model.history, seed, budget = time.perf_counter() - before, [], settings.asked.seed, settings.asked.budget
     now, begun = CLOCKS[budget.clock], settings.start[budget.clock]
 
     def report(line: Mapping[str, float] | None = None) -> bool:
@@ -170,6 +202,7 @@ def _fit_closed(model: Model, data: Data, settings: Settings, tell: Report) -> N
     valid = validate_closed(model, data.part("valid"), seed)
     last |= {} if valid is None else {"valid": valid}
     model.history.append({**last, "seconds": round(time.perf_counter() - started, 3)})
+    model.history = [*past, *({**line, "step": line["step"] + first} for line in model.history)]
     tell(model.history[-1])
 
 
@@ -181,7 +214,8 @@ def _fit_players(model: Model, data: Data, settings: Settings, fabric: Any, tell
         _agree(saved[1]["identity"], identity, settings.folder)
     plan = Plan(**saved[1]["plan"]) if saved else _plan(model, parts, settings, fabric)
     torch.set_num_threads(plan.threads)
-    loop = Loop(model, parts, plan, fabric, settings.folder, tell, identity, settings.every)
+    past = model.history if settings.stage else []
+    loop = Loop(model, parts, plan, fabric, settings.folder, tell, identity, settings.every, settings.augment, past)
     if saved:
         loop.restore(*saved)
     else:
@@ -220,7 +254,7 @@ def _plan(model: Model, parts: Parts, settings: Settings, fabric: Any) -> Plan:
 
     def trial(precision: str) -> Loop:
         plan = Plan(10**6, rows, torch.get_num_threads(), precision, 0.0, asked.seed, "measuring")
-        return Loop(copy.deepcopy(model), parts, plan, fabric)
+        return Loop(copy.deepcopy(model), parts, plan, fabric, augment=settings.augment)
 
     agree = fabric.broadcast if fabric.world_size > 1 else lambda own: own
     plan = plan_for(trial, asked, rows, fabric.device, settings.start[asked.budget.clock], agree)
@@ -235,6 +269,7 @@ def _identity(model: Model, data: Data, settings: Settings) -> dict[str, Any]:
         "hyper-parameters": files.hyper_parameters(model.core),
         "given": sorted(data.given),
         "seed": settings.asked.seed,
+        "stage": settings.stage,
         "record": dict(settings.record),
     }
     return json.loads(json.dumps(words))

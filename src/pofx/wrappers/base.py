@@ -1,9 +1,15 @@
-"""Wrapped: a model around one inner model, whose description it passes on."""
+"""Wrapped: a model around one inner model, which it describes. Staged: one whose parts are fitted in turn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pofx.data import Batch, Data
 from pofx.kinds.relax import Chart
-from pofx.model import Card, Model, Quality
+from pofx.model import Card, Model, Player, Quality
+from pofx.randomness import Rng
 
 
 class Wrapped(Model):
@@ -47,3 +53,27 @@ class Wrapped(Model):
     def sampler(self) -> Quality:  # type: ignore[override]
         """The quality of the inner model's draws."""
         return self.inner.sampler
+
+
+class Staged(Model):
+    """A model whose parts are fitted one after the other by one `fit`; players, unit and the rest are of the stage."""
+
+    stage: int = 0
+
+    @property
+    def stages(self) -> tuple[tuple[str, float], ...]:
+        """What is fitted in each stage, and its share of the budget."""
+        raise NotImplementedError
+
+    def begin(self, stage: int, data: Data, rng: Rng) -> None:
+        """Turn to a stage; what comes before it is fitted."""
+        raise NotImplementedError
+
+
+def mapped(player: Player, change: Callable[[Batch, Rng], Batch]) -> Player:
+    """The same player, who sees changed rows."""
+
+    def loss(batch: Batch, rng: Rng) -> Tensor:
+        return player.loss(change(batch, rng), rng)
+
+    return Player(player.name, player.params, loss, player.every, player.lr, player.betas, player.weight_decay)
