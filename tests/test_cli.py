@@ -202,3 +202,10 @@ def test_compress_and_back(table, tmp_path, capsys):
     code, _, err = run(capsys, "decompress", made, rows, "--out", tmp_path / "no.csv")
     assert code == 2
     assert "no file of compress" in err
+
+
+def test_judge_two_files(table, capsys):
+    code, out, err = run(capsys, "judge", table / "rows.csv", table / "rows.csv", "--json")
+    assert code == 0, err
+    assert json.loads(out)["shapes"]["value"] == 0
+    assert "copying was not looked for" in run(capsys, "judge", table / "rows.csv", table / "rows.csv")[1]

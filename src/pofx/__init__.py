@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.impute import impute as impute
+    from pofx.tasks.judge import Judgement as Judgement
+    from pofx.tasks.judge import judge as judge
     from pofx.tasks.sample import sample as sample
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
@@ -48,6 +50,7 @@ _HOMES = {
     "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly", "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
+    "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip
 

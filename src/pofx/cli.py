@@ -244,6 +244,21 @@ def decompress(
 
 
 @app.command()
+def judge(
+    real: Annotated[str, typer.Argument(help="Rows that the model did not see.")],
+    fake: Annotated[str, typer.Argument(help="Samples.")],
+    train: Annotated[str | None, typer.Option(help="The rows that the model saw; they show copying.")] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """How good are samples, whoever made them?"""
+    from pofx.tasks.judge import judge as ask
+
+    found = ask(io.plain(real), io.plain(fake), None if train is None else io.plain(train), rng=seed)
+    io.tell(json_, found.to_json(), found.explain())
+
+
+@app.command()
 def compare(
     data: Annotated[str, typer.Argument(help="digits, or a file or folder.")],
     families: Annotated[list[str] | None, typer.Argument(help="Families, or all; none: one of each branch.")] = None,

@@ -52,6 +52,14 @@ def rows(model: Any, data: str) -> Any:
     return KINDS[model.space.kind].read(find(data)).x
 
 
+def plain(source: str) -> Any:
+    """Rows of a file, a folder or a bundled name as the user's own type, without a model."""
+    from pofx.data import open_data
+
+    data = open_data(source, test=0, valid=0)
+    return frame(source) if data.space.kind == "table" and Path(source).exists() else data.restore(data.x)
+
+
 def gaps(model: Any, data: str) -> Any:
     """Rows with gaps: a table's cells can be blank; a picture in a file cannot say where its holes are."""
     if model.space.kind != "table":

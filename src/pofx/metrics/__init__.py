@@ -6,7 +6,8 @@ Reading order: base, scores, samples, copying, features, table.
 from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
 from pofx.metrics.copying import Copying, copying
 from pofx.metrics.features import Features
-from pofx.metrics.samples import C2ST, PRDC, c2st, frechet, frechet_gaussians, mmd, prdc, sliced_wasserstein
+from pofx.metrics.privacy import closest_record, membership
+from pofx.metrics.samples import C2ST, PRDC, c2st, frechet, frechet_gaussians, kid, mmd, prdc, sliced_wasserstein
 from pofx.metrics.scores import (
     auroc,
     benjamini_hochberg,
@@ -29,6 +30,7 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap",
     "c2st",
+    "closest_record",
     "column_shapes",
     "conformal_pvalues",
     "copying",
@@ -37,6 +39,8 @@ __all__ = [
     "frechet",
     "frechet_gaussians",
     "interval_coverage",
+    "kid",
+    "membership",
     "mean_metric",
     "mmd",
     "paired_difference",
