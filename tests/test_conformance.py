@@ -20,6 +20,7 @@ SMALL = {  # hyper-parameters that make a short check of a heavy family quick; t
 QUICK = [(name, toy) for name in ("gaussian", "autoregressive", "gan") for toy in TOYS]
 QUICK += [("mixture", "density"), ("kde", "density"), ("vae", "pictures"), ("flow", "pictures"), ("flow", "density")]
 QUICK += [("diffusion", "pictures"), ("energy", "density")]  # every family at every push; all cells when slow ones run
+QUICK += [("rbm", "pictures")]
 
 
 @pytest.mark.parametrize("name, toy", QUICK)
