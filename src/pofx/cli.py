@@ -254,7 +254,7 @@ def judge(
     """How good are samples, whoever made them?"""
     from pofx.tasks.judge import judge as ask
 
-    found = ask(io.plain(real), io.plain(fake), None if train is None else io.plain(train), rng=seed)
+    found = ask(io.held(real), io.held(fake), None if train is None else io.held(train), rng=seed)
     io.tell(json_, found.to_json(), found.explain())
 
 

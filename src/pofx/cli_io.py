@@ -52,7 +52,7 @@ def rows(model: Any, data: str) -> Any:
     return KINDS[model.space.kind].read(find(data)).x
 
 
-def plain(source: str) -> Any:
+def held(source: str) -> Any:
     """Rows of a file, a folder or a bundled name as the user's own type, without a model."""
     from pofx.data import open_data
 
