@@ -140,9 +140,9 @@ class ContinuousFlow(Model):
 
     def _velocity(self, u: Tensor, t: Tensor, c: Tensor | None, observed: Tensor | None = None) -> Tensor:
         """f at u (B, *event) and t (B,)."""
-        level = (t / (1 - t)).clamp(*LEVELS)
         if self.objective == "likelihood":
-            return self.net(u, u, level, c, observed)
+            return self.net(u, u, t.exp(), c, observed)
+        level = (t / (1 - t)).clamp(*LEVELS)
         s = _wide(t, u)
         n2 = (1 - s).square() + s.square()
         n = n2.sqrt()
