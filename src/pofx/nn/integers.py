@@ -144,6 +144,7 @@ def lattice(units: Tensor, levels: int | None = None) -> Iterator[tuple[Tensor, 
             between = torch.arange(len(units)) % 2 == 1
         yield units, units[between], units[~between]
         units, count = units[~between], count + 1
+    units = units.flatten()
     yield units, units, units[:0]
 
 
