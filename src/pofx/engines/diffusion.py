@@ -33,7 +33,7 @@ Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 __all__ = [
     "PATHS", "SAMPLERS", "VE", "VP", "Denoiser", "Linear", "LogProb", "Path", "ancestral", "churned", "ddim", "heun",
-    "multistep", "nodes", "ode_log_prob", "path_of", "prior", "reverse_step", "sample",
+    "heun_step", "multistep", "nodes", "ode_log_prob", "path_of", "prior", "reverse_step", "sample",
 ]  # fmt: skip
 
 
@@ -68,11 +68,12 @@ def heun(denoise: Denoiser, u: Tensor, path: Path, steps: int = 32, t_start: flo
     """
     grid = nodes(path, steps, t_start)
     for here, there in zip(grid[:-1], grid[1:]):
-        u = _heun_step(denoise, u, here, there)
+        u = heun_step(denoise, u, here, there)
     return u
 
 
-def _heun_step(denoise: Denoiser, u: Tensor, here: tuple[float, float], there: tuple[float, float]) -> Tensor:
+def heun_step(denoise: Denoiser, u: Tensor, here: tuple[float, float], there: tuple[float, float]) -> Tensor:
+    """One step of Heun's method between two pairs (alpha, sigma), of any path or none."""
     (a, s), (a1, s1) = here, there
     d = _ask(denoise, u, a, s)
     guess = a1 * d + s1 * (u - a * d) / s
@@ -112,7 +113,7 @@ def churned(
             raised = s / a * (1 + share)
             u = u / a + math.sqrt(raised**2 - (s / a) ** 2) * rng.normal(tuple(u.shape), u.dtype)
             a, s = 1.0, raised
-        u = _heun_step(denoise, u, (a, s), there)
+        u = heun_step(denoise, u, (a, s), there)
     return u
 
 
