@@ -13,6 +13,7 @@ from pofx.data import Batch
 from pofx.families.vae import VAE
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Quality
+from pofx.nn.posteriors import Posterior
 from pofx.randomness import Rng
 
 BINARY = Space((2, 2, 1), (Variable("b", "binary", 2),), "grid", "image", "uint8")
@@ -213,3 +214,135 @@ def test_options_that_make_no_sense_are_refused():
         VAE(body="tree")
     with pytest.raises(ValueError, match="conv"):
         VAE(body="conv").build(real(3))
+
+
+# --- other posteriors, coins, and gradients
+
+
+def two(space: Space, **options: object) -> VAE:
+    """A VAE in float64 with two latents and wide posteriors."""
+    vae = VAE(latents=2, width=16, depth=1, layers=2, **options).build(space, seed=0)
+    shake(vae, 0.4).double().eval().requires_grad_(False)
+    if vae.head is not None:
+        vae.encoder.body.outlet.weight.mul_(0.1)
+        vae.encoder.body.outlet.bias[2:4] = 2.1
+    return vae
+
+
+def exact_of_two(vae: VAE, x: Tensor) -> Tensor:
+    """log p(x) by quadrature over two latents, or by adding up the codes."""
+    if vae.coins:
+        z, log_p = torch.cartesian_prod(*[torch.arange(2.0).double()] * 2), torch.full((4,), -2 * math.log(2))
+    else:
+        axis = torch.linspace(-6.5, 6.5, 131, dtype=torch.float64)
+        z = torch.cartesian_prod(axis, axis)
+        log_p = Normal(0.0, 1.0).log_prob(z).sum(1) + 2 * math.log(float(axis[1] - axis[0]))
+    fit = [vae._log_likelihood(row.expand(len(z), *row.shape), None, z, None) for row in x]
+    return torch.stack([torch.logsumexp(log_p + f, 0) for f in fit])
+
+
+VARIANTS = [{"posterior": "full"}, {"posterior": "planar"}, {"posterior": "iaf"}, {"prior": "bernoulli"}]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=lambda o: next(iter(o.values())))
+@pytest.mark.parametrize("space", [BINARY, MIXED], ids=["binary", "mixed"])
+def test_every_posterior_gives_a_bound_that_reaches_the_truth(space, options):
+    vae, x = two(space, **options), rows_of(space)
+    truth = exact_of_two(vae, x)
+    one = torch.stack([vae.log_prob(x, rng=seed).value for seed in range(200)])
+    z = (one.mean(0) - truth) / (one.std(0) / 200**0.5)
+    assert float(z.max()) < 5
+    assert float((truth - one.mean(0)).max()) > 1e-3  # a bound, and no more
+    many = vae.log_prob(x, draws=4000, rng=0)
+    assert ((many.value - truth).abs() < 5 * many.stderr + 1e-4).all()
+    w = (one - truth).exp()
+    assert ((w.mean(0) - 1).abs() / (w.std(0) / 200**0.5)).max() < 5
+
+
+def test_coins_add_up_and_draws_have_their_frequencies():
+    vae, x = two(BINARY, prior="bernoulli"), rows_of(BINARY)
+    p = exact_of_two(vae, x).exp()
+    assert abs(float(p.sum()) - 1) < 1e-6
+    code = (vae.sample(40000, rng=0).flatten(1).long() * torch.tensor([8, 4, 2, 1])).sum(1)
+    share = torch.bincount(code, minlength=16).double() / 40000
+    assert ((share - p) / (p * (1 - p) / 40000).sqrt()).abs().max() < 5
+    assert set(vae.encode(x).sample().unique().tolist()) <= {0.0, 1.0}
+    assert vae.latent_space.variables[0].levels == 2
+
+
+def gradients(vae: VAE, x: Tensor, seeds: int) -> Tensor:
+    """Gradients of the loss with respect to the encoder's last bias and the decoder's, `(seeds, numbers)`."""
+    watched = [vae.encoder.body.outlet.bias, vae.decoder.body.outlet.bias]
+    for p in watched:
+        p.requires_grad_()
+    rows = []
+    for seed in range(seeds):
+        parts = torch.autograd.grad(vae._loss(Batch(x), Rng(seed)), watched)
+        rows.append(torch.cat([g.flatten() for g in parts]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_the_gradient_of_coins_is_that_of_the_bound_itself(samples):
+    """Against numerical derivatives of the exact expected bound, which is a sum over all codes of all draws."""
+    vae, x = two(BINARY, prior="bernoulli", samples=samples), rows_of(BINARY)[5:6].expand(32, -1, -1, -1)
+    found = gradients(vae, x, 400)[:, :2].double()
+    codes = torch.cartesian_prod(*[torch.arange(2.0).double()] * 2)
+    fit = vae._log_likelihood(x[:1].expand(4, -1, -1, -1), None, codes, None) - 2 * math.log(2)
+
+    def bound(shift: Tensor) -> float:
+        logits = vae.encoder(vae.enter.encode(x[:1]).double()).detach()[0] + shift
+        log_q = torch.distributions.Bernoulli(logits=logits).log_prob(codes).sum(1)
+        picks = torch.cartesian_prod(*[torch.arange(4)] * samples).reshape(-1, samples)
+        value = torch.logsumexp((fit - log_q)[picks], 1) - math.log(samples)
+        return float((log_q[picks].sum(1).exp() * value).sum())
+
+    for j in range(2):
+        step = torch.zeros(2).double()
+        step[j] = 1e-4
+        slope = -(bound(step) - bound(-step)) / 2e-4
+        assert abs(float((found[:, j].mean() - slope) / (found[:, j].std() / 400**0.5))) < 5
+
+
+def test_doubly_reparametrised_gradients_have_the_same_mean():
+    vae, x = two(MIXED, samples=5, posterior="full"), rows_of(MIXED)
+    double = gradients(vae, x, 300)
+
+    def plain(self: VAE, batch: Batch, c: Tensor | None, q: object, rng: Rng) -> Tensor:
+        log_w = self._log_weights(batch.x, None, c, *self._draw(q, 5, rng))
+        return torch.logsumexp(log_w, 0) - math.log(5)
+
+    vae._weighted = plain.__get__(vae)
+    usual = gradients(vae, x, 300)
+    error = ((double.var(0) + usual.var(0)) / 300).sqrt()
+    assert float(((double.mean(0) - usual.mean(0)) / error.clamp_min(1e-12)).abs().max()) < 5
+    L = vae.L
+    assert float(double[:, :L].var(0).sum()) < float(usual[:, :L].var(0).sum())  # less noise in the encoder's
+
+
+def test_with_the_true_posterior_one_draw_is_the_truth():
+    """A linear-Gaussian model, whose posterior is full: every weight is p(x)."""
+    W, noise = torch.tensor([[1.0, 0.5], [-0.3, 2.0], [0.7, 0.7]]).double(), 0.4
+    vae = VAE(latents=2, posterior="full").build(real(3), seed=0).double()
+    covariance = torch.linalg.inv(torch.eye(2).double() + W.T @ W / noise**2)
+    x = Rng(0).normal((5, 3), torch.float64)
+    q = Posterior((x @ W) @ covariance / noise**2, torch.linalg.cholesky(covariance).expand(5, 2, 2))
+    vae._posterior = lambda *rest: q
+    vae._log_likelihood = lambda x, observed, z, c: Normal(z @ W.T, noise).log_prob(x).sum(1)
+    marginal = torch.distributions.MultivariateNormal(
+        torch.zeros(3).double(), W @ W.T + noise**2 * torch.eye(3).double()
+    )
+    for draws in (1, 7):
+        assert torch.allclose(vae.log_prob(x, draws=draws, rng=0).value, marginal.log_prob(x), atol=1e-9)
+    losses = torch.stack([vae._loss(Batch(x), Rng(seed)) for seed in range(400)]).detach()
+    z = (losses.mean() + marginal.log_prob(x).mean()) / (losses.std() / 20)
+    assert abs(float(z)) < 5
+
+
+def test_options_of_the_latents_are_checked():
+    with pytest.raises(ValueError, match="Bernoulli"):
+        VAE(prior="bernoulli", posterior="full")
+    with pytest.raises(ValueError, match="posterior"):
+        VAE(posterior="cubic")
+    with pytest.raises(ValueError, match="prior"):
+        VAE(prior="cauchy")
