@@ -147,11 +147,10 @@ def test_the_cache_draws_what_a_naive_loop_draws(space: Space) -> None:
 def _params(model: Autoregressive, x: Tensor, i: int) -> Tensor:
     """The parameters of entry i, from the whole network."""
     with torch.no_grad():
+        params = model.net(x.flatten(1), model._standard(x.flatten(1)))
         if model.picture:
-            params = model.body(model._features(x, None)).permute(0, 2, 3, 1).flatten(1)
             width = params.shape[1] // model.space.size
             return params[:, i * width : (i + 1) * width]
-        params = model.body(x, model._standard(x), torch.arange(model.space.size).expand(len(x), -1))
         start = sum(g.width * len(g.entries) for g in model.likelihood.groups if i > max(g.entries))
         return params[:, start : start + model.likelihood.widths()[i]]
 

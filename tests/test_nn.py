@@ -7,7 +7,7 @@ import torch
 
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic, ConvDecoder, ConvEncoder
-from pofx.nn.masked import MaskedConvNet, MaskedMLP
+from pofx.nn.masked import MaskedMLP
 from pofx.nn.mlp import MLP
 from pofx.nn.transformer import Cache, Transformer
 from pofx.nn.unet import UNet, fourier
@@ -39,7 +39,6 @@ def jacobian_pattern(net, x: torch.Tensor) -> torch.Tensor:
 NETS = {
     "mlp": (lambda c: MLP(5, 4, 16, 2, c_dim=c), (5,), (4,)),
     "masked": (lambda c: MaskedMLP([2, 1, 2], [1, 3, 2], 32, 2, c_dim=c), (5,), (6,)),
-    "maskedconv": (lambda c: MaskedConvNet(2, 3, 4, 8, 2, kernel=3, c_dim=c), (6, 5, 4), (8, 5, 4)),
     "encoder": (lambda c: ConvEncoder((2, 9, 6), 7, 8, c_dim=c), (2, 9, 6), (7,)),
     "encoder1x1": (lambda c: ConvEncoder((2, 1, 1), 7, 8, c_dim=c), (2, 1, 1), (7,)),
     "decoder": (lambda c: ConvDecoder(5, (2, 9, 6), 8, c_dim=c), (5,), (2, 9, 6)),
@@ -106,25 +105,6 @@ def test_masked_mlp_one_group_equals_its_slice_and_first_group_is_curved_in_c():
         assert torch.allclose(net(x, c, group=g), y[:, starts[g] : starts[g + 1]])
     first = lambda c: net(x, c, group=2)  # noqa: E731
     assert ((first(c + 1) + first(c - 1)) / 2 - first(c)).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_masked_conv_net_is_causal_and_has_no_blind_spot(channels, kernel):
-    features, out, h, w, depth = 2, 2, 4, 5, 5
-    net = shake(MaskedConvNet(channels, features, out, 6, depth, kernel)).double()
-    seen = jacobian_pattern(net, Rng(1).normal((1, channels * features, h, w)))
-    seen = seen.reshape(channels, out, h * w, channels, features, h * w)
-    step_out = (torch.arange(h * w)[None, :] * channels + torch.arange(channels)[:, None])[:, None, :]
-    order_out = step_out.expand(-1, out, -1).reshape(channels, out, h * w, 1, 1, 1)
-    order_in = step_out.expand(-1, features, -1).reshape(1, 1, 1, channels, features, h * w)
-    assert torch.equal(seen, order_out > order_in)  # every earlier entry, and nothing else
-
-
-def test_masked_conv_net_on_a_single_row_and_a_single_pixel():
-    net = shake(MaskedConvNet(1, 1, 1, 4, 1, 3)).double()
-    assert torch.equal(jacobian_pattern(net, torch.ones(1, 1, 1, 3)), torch.ones(3, 3, dtype=torch.bool).tril(-1))
-    assert not jacobian_pattern(net, torch.ones(1, 1, 1, 1)).any()
 
 
 def conditioner() -> Conditioner:

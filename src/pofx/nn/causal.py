@@ -1,4 +1,4 @@
-"""Causal convolutions with a memory: a picture in raster order, all at once or pixel by pixel at the same cost.
+"""Causal convolutions without a blind spot: a picture in raster order, all at once or pixel by pixel at the same cost.
 
     v_0 = K_above x + P,           v_{l+1} = v_l + gate(K_down v_l)                              rows above
     h_0 = K_left x + L v_0 + P,    h_{l+1} = h_l + K_1 gate(K_right h_l + L v_{l+1} + c)         this row, to the left
@@ -7,8 +7,8 @@
 P is learnt for every place of the picture: where a pixel stands says much in small pictures. Output (i, j, k) sees the
 pixels before (i, j) in raster order and the channels before k of pixel (i, j) itself, without a blind spot.
 
-`CausalConvNet` computes all places at once; `Scan` walks through them, and keeps what every layer has already computed:
-v is made one row at a time, h one pixel at a time, so a whole picture costs about one `forward`.
+`GatedScan` keeps what every layer has already computed: v is made one row at a time, h one pixel at a time, so a whole
+picture costs about one `forward`.
 
 References: Gated PixelCNN (van den Oord 2016, arXiv:1606.05328); caches for causal convolutions (Ramachandran 2017,
 arXiv:1704.06001).
@@ -22,23 +22,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .entries import Size
 from .masked import MaskedConv2d
 from .mlp import check_condition
+from .raster import PictureNet, Raster, Scan, Window, groups_of
 
 
-def gate(a: Tensor) -> Tensor:
+def gate(a: Tensor, axis: int = 1) -> Tensor:
     """tanh of the first half of the features times sigmoid of the second; (B, 2 width, ...) -> (B, width, ...)."""
-    left, right = a.chunk(2, 1)
+    left, right = a.chunk(2, axis)
     return torch.tanh(left) * torch.sigmoid(right)
 
 
-def without_padding(conv: MaskedConv2d, window: Tensor) -> Tensor:
-    """The convolution where it fits inside the window (B, features, h, w)."""
-    weight = conv.weight if conv.mask is None else conv.weight * conv.mask
-    return F.conv2d(window, weight, conv.bias)
-
-
-class CausalLayer(nn.Module):
+class GatedLayer(nn.Module):
     """One layer of both stacks; v and h are (B, width, H, W)."""
 
     def __init__(self, group: Tensor, kernel: int, c_dim: int, dropout: float) -> None:
@@ -65,46 +61,23 @@ class CausalLayer(nn.Module):
         return v, h + self.out(self.drop(gate(self.right(h) + self.link(v) + left)))
 
 
-class CausalConvNet(nn.Module):
-    """(B, C F, H, W), c (B, c_dim) -> (B, C out, H, W), causal in raster order and in the channels of a pixel.
+class GatedNet(PictureNet):
+    """Two stacks of gated convolutions; each layer lets a pixel see kernel // 2 places further."""
 
-    Features are channel-major: features k F .. (k + 1) F - 1 belong to channel k, and outputs likewise.
-
-    Args:
-        shape: (H, W, C).
-        features: F, numbers that describe one channel of one pixel.
-        out: numbers that are wanted for one channel of one pixel.
-        width: features of each stack, rounded up to a multiple of C.
-        depth: layers; each lets a pixel see kernel // 2 places further.
-        kernel: odd, at least 3.
-        c_dim: size of the condition, 0 for none.
-        dropout: probability inside each layer.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        features: int,
-        out: int,
-        width: int,
-        depth: int,
-        kernel: int = 3,
-        c_dim: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        height, wide, channels = shape
-        channel = torch.arange(channels)
-        group, group_in = channel.repeat_interleave(-(-width // channels)), channel.repeat_interleave(features)
-        self.kernel, self.c_dim, self.shape = kernel, c_dim, shape
+    def __init__(self, shape: tuple[int, int, int], told: int, out: int, size: Size) -> None:
+        super().__init__(shape, told, out, size)
+        height, wide, _ = shape
+        width, depth, dropout, kernel = size.over(width=32, depth=4 if max(height, wide) <= 16 else 6, dropout=0.2)
+        group_in, group, group_out = groups_of(shape, told, width, out)
+        self.kernel, self.c_dim, self.shape = kernel, size.c_dim, shape
         self.above = MaskedConv2d(group_in, torch.zeros_like(group), kernel, "down", strict=True)
         self.left = MaskedConv2d(group_in, group, kernel, "right", strict=True)
         self.link = nn.Conv2d(len(group), len(group), 1)
         self.place = nn.Parameter(torch.randn(2, len(group), height, wide) * 0.1)
-        self.layers = nn.ModuleList(CausalLayer(group, kernel, c_dim, dropout) for _ in range(depth))
+        self.layers = nn.ModuleList(GatedLayer(group, kernel, size.c_dim, dropout) for _ in range(depth))
         self.drop = nn.Dropout2d(dropout)
         self.head = MaskedConv2d(group, group, 1, "right")
-        self.outlet = MaskedConv2d(group, channel.repeat_interleave(out), 1, "right", scale=0.1)
+        self.outlet = MaskedConv2d(group, group_out, 1, "right", scale=0.1)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C F, H, W) -> (B, C out, H, W)."""
@@ -116,64 +89,79 @@ class CausalConvNet(nn.Module):
             v, h = layer(v, h, c)
         return self.outlet(self.drop(F.silu(self.head(F.silu(h)))))
 
+    def scan(self, rows: int, c: Tensor | None = None) -> GatedScan:
+        """A walk through the pixels of this many pictures."""
+        return GatedScan(self, rows, c)
 
-class Scan:
-    """Walks through the pixels of `rows` pictures in raster order, keeping what each layer of the net has computed.
 
-    Call `at(i, j)` for the outputs of a pixel and `put(i, j, features)` with what is known of it, channel by channel;
-    pixels must come in raster order. Dropout is left out.
+class GatedScan(Scan):
+    """Keeps x and v of all rows and h of this row, for every layer, pixels before features."""
 
-    Args:
-        net: the body.
-        rows: B, the number of pictures.
-        c: the condition (B, c_dim) or None.
-    """
-
-    def __init__(self, net: CausalConvNet, rows: int, c: Tensor | None = None) -> None:
+    def __init__(self, net: GatedNet, rows: int, c: Tensor | None = None) -> None:
         height, wide, _ = net.shape
-        self.net, self.r, self.row = net, net.kernel // 2, -1
-        self.layers = cast(list[CausalLayer], list(net.layers))
+        self.net, self.r, self.i = net, net.kernel // 2, -1
+        self.layers = cast(list[GatedLayer], list(net.layers))
         new, width = net.place.new_zeros, net.place.shape[1]
-        padded = (height + self.r, wide + 2 * self.r)
-        self.x = new(rows, net.above.weight.shape[1], *padded)
-        self.v = [new(rows, width, *padded) for _ in self.layers]
-        self.h = [new(rows, width, 1, wide + self.r) for _ in self.layers]
+        self.x = new(rows, height + self.r, wide + 2 * self.r, net.above.weight.shape[1])
+        self.v = [new(rows, height + self.r, wide + 2 * self.r, width) for _ in self.layers]
+        self.h = [new(rows, wide + self.r, width) for _ in self.layers]
         self.shifts = [layer.shifts(c) for layer in self.layers]
         self.links: list[Tensor] = []
+        self.left, *self.right = (Window(conv) for conv in (net.left, *(layer.right for layer in self.layers)))
+        mixers = [*(layer.out for layer in self.layers), net.head, net.outlet]
+        self.mix = [(conv.masked[:, :, 0, 0].T.contiguous(), conv.bias) for conv in mixers]
 
-    def put(self, i: int, j: int, features: Tensor) -> None:
+    def put(self, i: int, j: int, told: Tensor) -> None:
         """Set the features (B, C F) of a pixel."""
-        self.x[:, :, i + self.r, j + self.r] = features
+        self.x[:, i + self.r, j + self.r] = told
 
     def at(self, i: int, j: int) -> Tensor:
         """The outputs (B, C out) of a pixel."""
-        if i != self.row:
+        if i != self.i:
             self._start_row(i)
-        net, r = self.net, self.r
-        h = without_padding(net.left, self.x[:, :, i + r : i + r + 1, j : j + r + 1]) + self.links[0][..., j : j + 1]
-        for layer, past, link in zip(self.layers, self.h, self.links[1:], strict=True):
-            past[..., j + r] = h[..., 0]
-            h = h + layer.out(gate(without_padding(layer.right, past[..., j : j + r + 1]) + link[..., j : j + 1]))
-        return net.outlet(F.silu(net.head(F.silu(h))))[:, :, 0, 0]
+        h = self.left.pixel(self.links[0][:, j], self.x[:, i + self.r], j)
+        for right, past, link, (W, b) in zip(self.right, self.h, self.links[1:], self.mix, strict=False):
+            past[:, j + self.r] = h
+            h = h + torch.addmm(b, gate(right.pixel(link[:, j], past, j)), W)
+        for W, b in self.mix[-2:]:
+            h = torch.addmm(b, F.silu(h), W)
+        return h
 
     def _start_row(self, i: int) -> None:
+        """Make v of a row, and all that it and the biases add to h there."""
         net, r = self.net, self.r
-        here = slice(r, r + net.shape[1])
-        v = without_padding(net.above, self.x[:, :, i : i + r]) + net.place[0, :, i : i + 1]
-        self.links = [net.link(v) + net.place[1, :, i : i + 1]]
+        v = F.conv2d(self.x[:, i : i + r].permute(0, 3, 1, 2), net.above.masked, net.above.bias)
+        v = v + net.place[0, :, i : i + 1]
+        self.links = [_lines(net.link(v) + net.place[1, :, i : i + 1] + net.left.bias[:, None, None])]
         for layer, past, (above, left) in zip(self.layers, self.v, self.shifts, strict=True):
-            past[:, :, i + r, here] = v[:, :, 0]
-            v = v + gate(without_padding(layer.down, past[:, :, i : i + r + 1]) + above)
-            self.links.append(layer.link(v) + left)
+            past[:, i + r, r : r + net.shape[1]] = _lines(v)
+            v = v + gate(_fitting(layer.down, past[:, i : i + r + 1].permute(0, 3, 1, 2)) + above)
+            self.links.append(_lines(layer.link(v) + left + layer.right.bias[:, None, None]))
         for past in self.h:
             past.zero_()
-        self.row = i
+        self.i = i
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows of everything that is remembered, in this order."""
         self.x, self.v, self.h = self.x[rows], [v[rows] for v in self.v], [h[rows] for h in self.h]
         self.links = [link[rows] for link in self.links]
         self.shifts = [(_rows(above, rows), _rows(left, rows)) for above, left in self.shifts]
+
+
+class Gated(Raster):
+    """Gated PixelCNN."""
+
+    net_class = GatedNet
+
+
+def _fitting(conv: MaskedConv2d, window: Tensor) -> Tensor:
+    """The convolution where it fits inside the window (B, features, h, w)."""
+    return F.conv2d(window, conv.masked, conv.bias)
+
+
+def _lines(row: Tensor) -> Tensor:
+    """One row (B, features, 1, W) as (B, W, features)."""
+    return row[:, :, 0].transpose(1, 2).contiguous()
 
 
 def _rows(shift: Tensor | float, rows: Tensor) -> Tensor | float:

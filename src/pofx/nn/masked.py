@@ -3,9 +3,8 @@
     y_j = f_j(x_{i : rank(i) < rank(j)}, c)
 
 `MaskedMLP` gives every hidden unit a degree m in -1 .. D - 2 (it sees inputs of rank <= m, outputs of rank > m see it):
-units of degree -1 see c alone, so that the first output is not a bare linear function of c. `MaskedConvNet` is the same
-for pictures in raster order: a vertical stack reads the rows above, a horizontal stack the row to the left and the
-vertical stack, so that there is no blind spot. Inside one pixel, channel k sees the channels before k.
+units of degree -1 see c alone, so that the first output is not a bare linear function of c. `MaskedConv2d` is one
+causal convolution of a picture in raster order; the bodies for pictures are made of it.
 
 References: MADE (Germain 2015, arXiv:1502.03509); ResMADE (Nash 2019, arXiv:1904.05626); Gated PixelCNN
 (van den Oord 2016, arXiv:1606.05328).
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import Modulation, check_condition
+from .mlp import Modulation
 
 
 class MaskedLinear(nn.Linear):
@@ -35,12 +34,19 @@ class MaskedLinear(nn.Linear):
             self.weight.normal_().mul_(scale / fan.sqrt())
             self.bias.zero_()
 
+    @property
+    def masked(self) -> Tensor:
+        """The weight (out, in), zero where nothing may be seen."""
+        return self.weight * self.mask
+
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """x (..., in) -> (..., out), or only the given rows of the output."""
         return F.linear(x, self.weight[rows] * self.mask[rows], self.bias[rows])
 
 
-class _MaskedBlock(nn.Module):
+class MaskedBlock(nn.Module):
+    """h + W_2 silu(W_1 silu(M_c(h))), where a unit sees the units of its degree and below."""
+
     def __init__(self, degree: Tensor, c_dim: int, dropout: float) -> None:
         super().__init__()
         mask = degree[:, None] >= degree[None, :]
@@ -63,6 +69,8 @@ class MaskedMLP(nn.Module):
         dropout: probability inside each block.
     """
 
+    degree: Tensor  # of every hidden unit, ascending
+
     def __init__(
         self,
         sizes_in: Sequence[int],
@@ -82,8 +90,9 @@ class MaskedMLP(nn.Module):
         rank = torch.argsort(torch.tensor(self.order))
         rank_in, rank_out = (rank.repeat_interleave(torch.tensor(s)) for s in (self.sizes_in, self.sizes_out))
         degree = (torch.arange(width) * d) // width - 1
+        self.register_buffer("degree", degree, persistent=False)
         self.inlet = MaskedLinear(degree[:, None] >= rank_in[None, :])
-        self.blocks = nn.ModuleList(_MaskedBlock(degree, c_dim, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(MaskedBlock(degree, c_dim, dropout) for _ in range(depth))
         self.modulate = Modulation(c_dim, width)
         self.outlet = MaskedLinear(rank_out[:, None] > degree[None, :])
         # with fewer units than groups some dependence has no path through the hidden layer: give it a direct one
@@ -110,7 +119,8 @@ class MaskedConv2d(nn.Module):
 
     `direction="down"` reads rows i - r .. i and columns j - r .. j + r (r = kernel // 2), or rows up to i - 1 where it
     is `strict`. `direction="right"` reads columns j - r .. j of the same row; at j itself, output group g sees input
-    groups <= g, or < g where it is `strict`.
+    groups <= g, or < g where it is `strict`. `direction="raster"` reads what both read: the rows above and, to the
+    left, this one.
 
     Args:
         group_in, group_out: the channel group of every input and output feature, shape (features,).
@@ -122,106 +132,37 @@ class MaskedConv2d(nn.Module):
         self, group_in: Tensor, group_out: Tensor, kernel: int, direction: str, strict: bool = False, scale: float = 1.0
     ) -> None:
         super().__init__()
-        if direction not in ("down", "right") or kernel % 2 == 0:
+        if direction not in ("down", "right", "raster") or kernel % 2 == 0:
             raise ValueError(
-                f"got direction={direction!r}, kernel={kernel}; expected 'down' or 'right' and an odd kernel."
+                f"got {direction!r}, kernel={kernel}; expected 'down', 'right' or 'raster', and an odd kernel."
             )
         r = kernel // 2
-        down = direction == "down"
-        shape = (r if strict else r + 1, kernel) if down else (1, r + 1)
-        self.padding = (r, r, r, 0) if down else (r, 0, 0, 0)
-        self.crop = down and strict
+        shape = {"down": (r if strict else r + 1, kernel), "right": (1, r + 1), "raster": (r + 1, kernel)}[direction]
+        self.padding = (r, 0, 0, 0) if direction == "right" else (r, r, r, 0)
+        self.crop = direction == "down" and strict
         if shape[0] == 0:
             raise ValueError("kernel: got 1, expected at least 3 where rows above are to be seen.")
         mask = torch.ones(len(group_out), len(group_in), *shape)
-        if not down:
-            see = group_out[:, None] > group_in[None, :] if strict else group_out[:, None] >= group_in[None, :]
-            mask[..., 0, -1] = see.to(mask.dtype)
+        if direction != "down":
+            mask[..., -1, r:] = 0.0
+            mask[..., -1, r] = seen(group_in, group_out, strict)
         self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
         fan = mask.flatten(1).sum(1).clamp_min(1)[:, None, None, None]
         self.weight = nn.Parameter(torch.randn(mask.shape) * scale / fan.sqrt())
         self.bias = nn.Parameter(torch.zeros(len(group_out)))
 
+    @property
+    def masked(self) -> Tensor:
+        """The weight (features_out, features_in, h, w), zero where nothing may be seen."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, features_in, H, W) -> (B, features_out, H, W)."""
         x = F.pad(x, self.padding)
-        return F.conv2d(
-            x[:, :, :-1] if self.crop else x, self.weight if self.mask is None else self.weight * self.mask, self.bias
-        )
+        return F.conv2d(x[:, :, :-1] if self.crop else x, self.masked, self.bias)
 
 
-class _GatedLayer(nn.Module):
-    """One layer of both stacks: h and v of shape (B, width, H, W)."""
-
-    def __init__(self, group: Tensor, kernel: int, c_dim: int, dropout: float) -> None:
-        super().__init__()
-        twice, free = torch.cat([group, group]), torch.zeros_like(group)
-        self.down = MaskedConv2d(free, torch.cat([free, free]), kernel, "down")
-        self.right = MaskedConv2d(group, twice, kernel, "right")
-        self.link = nn.Conv2d(2 * len(group), 2 * len(group), 1)  # v holds rows above only: no mask is needed
-        self.out = MaskedConv2d(group, group, 1, "right", scale=0.3)
-        self.drop = nn.Dropout(dropout)
-        self.condition = nn.Linear(c_dim, 4 * len(group)) if c_dim else None
-
-    def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        a = self.down(v)
-        b = self.right(h) + self.link(a)
-        if c is not None and self.condition is not None:
-            shift_v, shift_h = self.condition(c)[:, :, None, None].chunk(2, 1)
-            a, b = a + shift_v, b + shift_h
-        return v + self.drop(_gate(a)), h + self.out(self.drop(_gate(b)))
-
-
-def _gate(a: Tensor) -> Tensor:
-    left, right = a.chunk(2, 1)
-    return torch.tanh(left) * torch.sigmoid(right)
-
-
-class MaskedConvNet(nn.Module):
-    """(B, C F, H, W), c (B, c_dim) -> (B, C out, H, W), causal in raster order and in the channels of a pixel.
-
-    Features are channel-major: features k F .. (k + 1) F - 1 belong to channel k, and outputs likewise.
-
-    Args:
-        channels_in: C, the channels of a pixel, generated in order.
-        features_per_channel: F, features that describe one channel of one pixel (for example its scaled value).
-        out_per_channel: numbers that are wanted for one channel of one pixel.
-        width: hidden features of each stack, rounded up to a multiple of C.
-        depth: gated layers; the receptive field grows by kernel // 2 each.
-        kernel: odd, at least 3.
-        c_dim: size of the condition, 0 for none.
-        dropout: probability inside each layer.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        features_per_channel: int,
-        out_per_channel: int,
-        width: int,
-        depth: int,
-        kernel: int = 5,
-        c_dim: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        per = -(-width // channels_in)
-        channel = torch.arange(channels_in)
-        group, group_in = channel.repeat_interleave(per), channel.repeat_interleave(features_per_channel)
-        self.c_dim = c_dim
-        self.down = MaskedConv2d(group_in, torch.zeros_like(group), kernel, "down", strict=True)
-        self.right = MaskedConv2d(group_in, group, kernel, "right", strict=True)
-        self.link = nn.Conv2d(len(group), len(group), 1)
-        self.layers = nn.ModuleList(_GatedLayer(group, kernel, c_dim, dropout) for _ in range(depth))
-        self.head = MaskedConv2d(group, group, 1, "right")
-        self.outlet = MaskedConv2d(group, channel.repeat_interleave(out_per_channel), 1, "right")
-
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """x (B, C F, H, W) -> (B, C out, H, W)."""
-        if c is not None:
-            check_condition(c, self.c_dim)
-        v = self.down(x)
-        h = self.right(x) + self.link(v)
-        for layer in self.layers:
-            v, h = layer(v, h, c)
-        return self.outlet(F.silu(self.head(F.silu(h))))
+def seen(group_in: Tensor, group_out: Tensor, strict: bool = False) -> Tensor:
+    """The mask (features_out, features_in) inside a pixel: groups up to one's own, or before it where strict."""
+    see = group_out[:, None] > group_in[None, :] if strict else group_out[:, None] >= group_in[None, :]
+    return see.float()

@@ -10,8 +10,6 @@ References: attention (Vaswani 2017, arXiv:1706.03762); rotary positions (Su 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,27 +17,32 @@ from torch.nn import functional as F
 from .mlp import Modulation
 
 
-@dataclass
 class Cache:
-    """Keys and values (B, heads, L, width / heads) of the tokens so far, one pair a layer; `forward` fills it."""
+    """Keys and values (B, heads, L, width / heads) of the tokens so far, one pair a layer; `forward` fills it.
 
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    Args:
+        room: tokens for which memory is taken at once; it doubles where they are more.
+    """
 
-    @property
-    def length(self) -> int:
-        """Tokens seen so far."""
-        return self.keys[0].shape[2] if self.keys else 0
+    def __init__(self, room: int = 16) -> None:
+        self.room, self.length = room, 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of one layer, the new ones included."""
-        if layer == len(self.keys):
-            self.keys.append(k)
-            self.values.append(v)
-        else:
-            self.keys[layer] = torch.cat([self.keys[layer], k], 2)
-            self.values[layer] = torch.cat([self.values[layer], v], 2)
-        return self.keys[layer], self.values[layer]
+        """All keys and values of one layer, the new ones included; `length` counts once the last layer is done."""
+        end = self.length + k.shape[2]
+        for held, new in ((self.keys, k), (self.values, v)):
+            if layer == len(held):
+                held.append(new.new_empty(*new.shape[:2], max(self.room, end), new.shape[3]))
+            elif end > held[layer].shape[2]:
+                held[layer] = torch.cat([held[layer], torch.empty_like(held[layer]), torch.empty_like(new)], 2)
+            held[layer][:, :, self.length : end] = new
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.keys, self.values = ([t[rows] for t in held] for held in (self.keys, self.values))
 
 
 class _Block(nn.Module):
@@ -52,18 +55,20 @@ class _Block(nn.Module):
         self.first, self.second = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, c: Tensor | None, may: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
-        h = h + self.drop(self.attend(self.modulate1(self.norm1(h), c), may, cache, layer))
+    def forward(
+        self, h: Tensor, c: Tensor | None, may: Tensor | None, triangle: bool, cache: Cache | None, layer: int
+    ) -> Tensor:
+        h = h + self.drop(self.attend(self.modulate1(self.norm1(h), c), may, triangle, cache, layer))
         return h + self.drop(self.second(F.gelu(self.first(self.modulate2(self.norm2(h), c)))))
 
-    def attend(self, h: Tensor, may: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+    def attend(self, h: Tensor, may: Tensor | None, triangle: bool, cache: Cache | None, layer: int) -> Tensor:
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        past = cache.keys[layer].shape[2] if cache is not None and layer < len(cache.keys) else 0
         if self.rotary:
+            past = cache.length if cache is not None else 0
             q, k = _rotate(q, past), _rotate(k, past)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=may)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=may, is_causal=triangle)
         if may is not None:  # softmax over nothing is not a number
             a = torch.where(may.any(-1, keepdim=True), a, torch.zeros_like(a))
         return self.out(a.transpose(1, 2).flatten(2))
@@ -121,9 +126,14 @@ class Transformer(nn.Module):
         """
         if cache is not None and not causal:
             raise ValueError("cache: got causal=False; a cache holds the past only, so pass causal=True.")
-        may = _allowed(h, mask, causal, cache.length if cache is not None else 0)
+        past = cache.length if cache is not None else 0
+        triangle = causal and mask is None and past == 0 and h.shape[1] > 1
+        single = causal and mask is None and h.shape[1] == 1
+        may = None if triangle or single else _allowed(h, mask, causal, past)
         for layer, block in enumerate(self.blocks):
-            h = block(h, c, may, cache, layer)
+            h = block(h, c, may, triangle, cache, layer)
+        if cache is not None:
+            cache.length += h.shape[1]
         return self.norm(h)
 
 
