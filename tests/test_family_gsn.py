@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pofx.check.probe import states
 from pofx.data import Batch
 from pofx.families.gsn import GSN, _rhat
 from pofx.kinds.base import Space, Variable, category
@@ -31,7 +32,7 @@ def exact(noise=0.4, **changes):
     C = corruption(noise, 5)
     joint = LAW[:, None] * C  # (x, x~)
     posterior = (joint / joint.sum(0)).T  # (x~, x)
-    model._posterior = lambda x, u, c: posterior.log()[x[:, 0].long()]
+    model._posterior = lambda x, u, c: (torch.zeros(len(x), 1), posterior.log()[x[:, 0].long()].unsqueeze(1))
     return model, C @ posterior
 
 
@@ -114,7 +115,7 @@ class TestConditions:
         C = corruption(0.4, 5)
         joint = LAW[:, None] * C
         posterior = (joint / joint.sum(0)).T
-        model._posterior = lambda x, u, c: posterior.log()[x.long()].flatten(1)
+        model._posterior = lambda x, u, c: (torch.zeros(len(x), 1), posterior.log()[x.long()].flatten(1).unsqueeze(1))
         x, seen = torch.tensor([[3, 0]]), torch.tensor([[True, False]])
         drawn = model.condition(x, seen).sample(4000, Rng(0))[:, 0]
         assert bool((drawn[:, 0] == 3).all())
@@ -146,9 +147,24 @@ class TestTraining:
         posterior = model._posterior
         model._posterior = lambda *a: (seen.append(posterior(*a)), seen[-1])[1]
         loss = model._loss(Batch(x), Rng(1))
-        want = -torch.stack([model.likelihood.log_prob(p, x).flatten(1).sum(1).mean() for p in seen]).mean()
+        want = -torch.stack([model._log_posterior(p, x, None).mean() for p in seen]).mean()
         assert len(seen) == 3
         torch.testing.assert_close(loss, want)
+
+    @torch.no_grad()
+    def test_the_posterior_is_a_normalised_mixture_and_draws_follow_it(self):
+        model = made(PIXELS, modes=3)
+        x = states(PIXELS)
+        log_pi, params = (t[:1] for t in model._posterior(*model._corrupt(x[:1], Rng(0)), None))
+        posterior = log_pi.expand(len(x), -1), params.expand(len(x), -1, -1)
+        p = model._log_posterior(posterior, x, None).double().exp()
+        assert float(p.sum()) == pytest.approx(1, abs=1e-5)
+        drawn = model._drawn((log_pi.expand(6000, -1), params.expand(6000, -1, -1)), Rng(1))
+        counts = (drawn[:, None] == x[None]).flatten(2).all(2).sum(0)
+        z = (counts - 6000 * p) / (6000 * p * (1 - p)).sqrt()
+        assert float(z[6000 * p > 5].abs().max()) < 5
+        product = torch.stack([model.likelihood.log_prob(q.expand(81, -1), x).flatten(1).sum(1) for q in params[0]])
+        torch.testing.assert_close(p, (log_pi[0, :, None] + product).logsumexp(0).exp().double())
 
     def test_missing_entries_teach_nothing(self):
         model = made(TABLE)
@@ -179,25 +195,27 @@ def trained(model, x, steps=150):
 
 
 @pytest.mark.slow
-def test_it_learns_two_clusters_and_walking_back_brings_far_chains_home():
-    """Draws have the clusters' shares and spread; from where no corrupted row leads, only walk-back knows the way."""
+def test_it_learns_two_clusters_and_walking_back_makes_chains_mix():
+    """Draws sit on the clusters, started from anywhere; with walk-back chains also go from one to the other."""
     rng = Rng(0)
     side = 2.0 * rng.bernoulli(0.5, (3000, 1)).double() - 1
     x = torch.cat([side, 0.5 * side], 1) + 0.1 * rng.normal((3000, 2), torch.float64)
     space = Space((2,), (Variable("a"), Variable("b")))
-    settings = {"width": 48, "depth": 2, "components": 4, "spread": 0.5, "burn_in": 60}
-    lost = {}
+    lost, effective = {}, {}
     for walkback in (1, 4):
-        model = trained(GSN(**settings, walkback=walkback).build(space), x)
-        far = torch.full((400, 2), 4.0, dtype=torch.float64)
-        for _ in range(6):
-            far = model._step(far, None, rng)
-        home = torch.minimum((far - x[:1].sign() * torch.tensor([1.0, 0.5])).norm(dim=1), _away(far))
-        lost[walkback] = float((home > 0.6).float().mean())
+        settings = {"width": 48, "depth": 2, "components": 4, "burn_in": 60, "walkback": walkback}
+        model = trained(GSN(**settings).build(space), x)
+        far = torch.tensor([[3.0, -3.0]], dtype=torch.float64).repeat(500, 1)
+        with torch.no_grad():
+            for _ in range(6):
+                far = model._step(far, None, rng)
+        lost[walkback] = float((_away(far) > 0.6).float().mean())
+        effective[walkback] = float(model.mixing(8, 100, 5, rng=0).effective.min())
     draws = model.sample(1500, rng=1)
-    assert float((_away(draws) < 0.5).float().mean()) > 0.97
-    assert 0.3 < float((draws[:, 0] > 0).float().mean()) < 0.7
-    assert lost[4] <= lost[1]
+    assert float((_away(draws) < 0.5).float().mean()) > 0.95
+    assert 0.4 < float((draws[:, 0] > 0).float().mean()) < 0.6
+    assert lost[4] < 0.06 and lost[4] <= lost[1] + 0.03
+    assert effective[4] > 5 * effective[1]
 
 
 def _away(x):

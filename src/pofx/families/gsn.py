@@ -1,12 +1,13 @@
 """Generative stochastic network: a Markov chain is learnt, and its stationary law is the model.
 
     x~_t ~ C(x~ | x_t),   x_{t+1} ~ p(x | x~_t)           loss  mean_k -log p(x | x~_k),  x~_1, x~_2, ... a chain from x
+    p(x | x~) = sum_m pi_m(x~) prod_i p(x_i | m, x~)
     C: a code is replaced by any of its levels with probability `noise`; a number moves by `spread` N(0, 1) in the chart
 
 If p(x | x~) is the posterior under the data and C, the data's law is stationary: (x, x~) is a Gibbs chain. The network
-says every entry's distribution (kinds/likelihood.py) given x~, entries independent, so C must be mild enough for that.
-With `walkback` steps the network also sees what its own chain makes of x, and learns to come back: false modes, to
-which no corrupted row ever leads, go.
+tells it as a mixture of `modes` products of the distributions that the entries want (kinds/likelihood.py), for one
+product would mix the parts of all that x could have been. With `walkback` steps the network also sees what its own chain
+makes of x, and learns to come back: false modes, to which no corrupted row ever leads, go.
 
 Offers sample (each draw the end of a chain of its own, or several of one chain; an estimate) and condition (observed
 entries clamped in the chain; an estimate). `mixing` says how fast chains forget where they were. No density: the
@@ -33,6 +34,7 @@ from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
 from pofx.nn.unet import UNet
 
+Posterior = tuple[Tensor, Tensor]  # log weights (B, M) of the modes, and their parameters (B, M, size)
 SHORT = 32  # an ordinal with more levels moves like a number
 
 
@@ -63,6 +65,7 @@ class GSN(Model):
         walkback: corruptions of each training row, each of what the chain made of the last.
         burn_in: steps of a chain before its first draw.
         thinning: steps between two draws of one chain.
+        modes: products in the mixture p(x | x~); None: 4 for pictures, 8 for all else.
         chains: that share the draws where nothing is given; None: a chain for every draw.
         width, depth: of the network: a U-Net for pictures, else an MLP; None: by the Space.
         dropout: probability inside each block.
@@ -92,6 +95,7 @@ class GSN(Model):
         walkback: int = 3,
         burn_in: int = 100,
         thinning: int = 10,
+        modes: int | None = None,
         chains: int | None = None,
         width: int | None = None,
         depth: int | None = None,
@@ -107,7 +111,7 @@ class GSN(Model):
                 f"thinning={thinning}; expected 0 < noise <= 1, spread > 0, and at least 1 of each of the others."
             )
         self.noise, self.spread, self.walkback, self.burn_in = noise, spread, walkback, burn_in
-        self.thinning, self.chains, self.width, self.depth = thinning, chains, width, depth
+        self.thinning, self.modes, self.chains, self.width, self.depth = thinning, modes, chains, width, depth
         self.dropout, self.components, self.lr, self.weight_decay = dropout, components, lr, weight_decay
 
     def _build(self) -> None:
@@ -120,6 +124,9 @@ class GSN(Model):
         self.register_buffer("levels", torch.tensor(short), persistent=False)
         moves = self.coordinates.mask((self.levels == 0).reshape(1, *space.shape))
         self.register_buffer("moves", moves, persistent=False)
+        self.many = self.modes or (4 if self.picture else 8)
+        # modes that start alike would stay alike
+        self.offset = nn.Parameter(0.3 * torch.randn(self.many, self.likelihood.size))
         c_dim = 64 if self.given else 0
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
         self.net = self._convolutions(c_dim) if self.picture else self._perceptron(c_dim)
@@ -127,13 +134,12 @@ class GSN(Model):
     def _convolutions(self, c_dim: int) -> nn.Module:
         height, wide, channels = self.space.shape
         depth = self.depth or max(1, min(4, round(math.log2(max(height, wide) / 4)) + 1))
-        out = channels * self.likelihood.widths()[0]
+        out = self.many * (1 + channels * self.likelihood.widths()[0])
         return UNet(self._told(), out, self.width or 32, depth, 1, c_dim, dropout=self.dropout)
 
     def _perceptron(self, c_dim: int) -> nn.Module:
-        return MLP(
-            self._told(), self.likelihood.size, self.width or 256, self.depth or 3, c_dim, self.dropout, zero=True
-        )
+        width, depth, out = self.width or 256, self.depth or 3, self.many * (1 + self.likelihood.size)
+        return MLP(self._told(), out, width, depth, c_dim, self.dropout, zero=True)
 
     def _told(self) -> int:
         """Features (channels) that the network is told."""
@@ -152,13 +158,25 @@ class GSN(Model):
         y, total = x, torch.zeros((), device=x.device)
         for k in range(self.walkback):
             y = y if observed is None else torch.where(observed, y, self._start(len(x), rng))
-            params = self._posterior(*self._corrupt(y, rng), c)
-            log_p = self.likelihood.log_prob(params, x)
-            log_p = log_p if observed is None else torch.where(observed, log_p, torch.zeros_like(log_p))
-            total = total - log_p.flatten(1).sum(1).mean() / self.walkback
+            posterior = self._posterior(*self._corrupt(y, rng), c)
+            total = total - self._log_posterior(posterior, x, observed).mean() / self.walkback
             if k < self.walkback - 1:
-                y = self.likelihood.sample(params.detach(), rng)
+                with torch.no_grad():
+                    y = self._drawn(posterior, rng)
         return total
+
+    def _log_posterior(self, posterior: Posterior, x: Tensor, observed: Tensor | None) -> Tensor:
+        """log p(x | x~) (B,) of the observed entries."""
+        log_pi, params = posterior
+        log_p = self.likelihood.log_prob(params, x.unsqueeze(1).expand(-1, params.shape[1], *x.shape[1:]))
+        log_p = log_p if observed is None else torch.where(observed.unsqueeze(1), log_p, torch.zeros_like(log_p))
+        return torch.logsumexp(log_pi + log_p.flatten(2).sum(2), 1)
+
+    def _drawn(self, posterior: Posterior, rng: Rng) -> Tensor:
+        """x ~ p(x | x~)."""
+        log_pi, params = posterior
+        mode = rng.categorical(log_pi)
+        return self.likelihood.sample(params[torch.arange(len(mode), device=mode.device), mode], rng)
 
     def _condition_vector(self, given: Given, rows: int, keep: Mapping[str, Tensor] | None = None) -> Tensor | None:
         return None if self.conditioner is None else self.conditioner(given, rows, keep)
@@ -176,15 +194,20 @@ class GSN(Model):
         levels = self.levels.reshape(self.space.shape)
         return (rng.uniform(tuple(x.shape), torch.float64) * levels).floor().to(x.dtype)
 
-    def _posterior(self, x: Tensor, u: Tensor, c: Tensor | None) -> Tensor:
-        """Parameters of p(x | x~) from the codes and the chart coordinates of x~."""
-        levels = int(self.levels[0])
+    def _posterior(self, x: Tensor, u: Tensor, c: Tensor | None) -> Posterior:
+        """p(x | x~) from the codes and the chart coordinates of x~."""
+        m, levels = self.many, int(self.levels[0])
         if not self.picture:
-            return self.net(u.flatten(1), c).float()
-        if levels > 2:
-            codes = nn.functional.one_hot(x.long(), levels).float().flatten(-2).permute(0, 3, 1, 2)
-            u = torch.cat([u, codes], 1)
-        return from_grid(self.net(u, c)).float()
+            raw = self.net(u.flatten(1), c).float()
+            weights, params = raw[:, :m], raw[:, m:].unflatten(1, (m, -1))
+        else:
+            if levels > 2:
+                codes = nn.functional.one_hot(x.long(), levels).float().flatten(-2).permute(0, 3, 1, 2)
+                u = torch.cat([u, codes], 1)
+            raw = self.net(u, c).float()
+            weights = raw[:, :m].mean((2, 3))
+            params = from_grid(raw[:, m:].unflatten(1, (m, -1)).flatten(0, 1)).unflatten(0, (-1, m))
+        return weights.log_softmax(1), params + self.offset
 
     def _start(self, rows: int, rng: Rng) -> Tensor:
         """Where chains begin: any code, any number of the chart's normal."""
@@ -194,7 +217,7 @@ class GSN(Model):
 
     def _step(self, x: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
         """The next state of each chain."""
-        return self.likelihood.sample(self._posterior(*self._corrupt(x, rng), c), rng)
+        return self._drawn(self._posterior(*self._corrupt(x, rng), c), rng)
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         rows = count if given or not self.chains else min(self.chains, count)
