@@ -209,3 +209,16 @@ def test_judge_two_files(table, capsys):
     assert code == 0, err
     assert json.loads(out)["shapes"]["value"] == 0
     assert "copying was not looked for" in run(capsys, "judge", table / "rows.csv", table / "rows.csv")[1]
+
+
+def test_classify_rows_of_a_class(tmp_path, capsys):
+    made = tmp_path / "run"
+    words = ("fit", "moons", "mixture", "--given", "label", "--out", made, "--budget", "20 steps", "--json")
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    code, out, err = run(
+        capsys, "classify", made, "moons", "--calibration", "moons", "--out", tmp_path / "c.csv", "--json"
+    )
+    assert code == 0, err
+    assert set(json.loads(out)["classes"]) == {"0", "1"}
+    assert list(pd.read_csv(tmp_path / "c.csv").columns) == ["class", "sure", "belongs"]

@@ -44,7 +44,9 @@ MAY = {
     "serve": LIBRARY,
     "studio": LIBRARY,
     "cli_io": LIBRARY,
-    "cli": LIBRARY | {"cli_io", "serve", "studio"},
+    "cli_options": set(),
+    "cli_ask": LIBRARY | {"cli_io", "cli_options"},
+    "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "serve", "studio"},
     "__main__": {"cli"},
 }
 ALSO = {  # modules that may import more than their layer

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pofx.tasks.anomaly import anomaly as anomaly
     from pofx.tasks.base import Answer as Answer
     from pofx.tasks.compare import compare as compare
+    from pofx.tasks.classify import classify as classify
     from pofx.tasks.compress import compress as compress
     from pofx.tasks.compress import decompress as decompress
     from pofx.tasks.density import bits_per_dim as bits_per_dim
@@ -48,7 +49,8 @@ _HOMES = {
     "Space": "pofx.kinds.base", "Variable": "pofx.kinds.base",
     "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
     "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
-    "anomaly": "pofx.tasks.anomaly", "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
+    "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
+    "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",

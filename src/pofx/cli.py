@@ -15,22 +15,13 @@ from typing import Annotated
 import typer
 
 from pofx import cli_io as io
+from pofx.cli_ask import questions
+from pofx.cli_options import Budget, Given, Json, Out, Own, Seed
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="pofx: learn p(x), then ask it.", rich_markup_mode=None
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
-Seed = Annotated[int, typer.Option(help="Of the split, the weights and the noise.")]
-Given = Annotated[
-    list[str] | None,
-    typer.Option("--given", help="What x is given: a name; at asking name=value, or a column of the rows."),
-]
-Budget = Annotated[str, typer.Option(help='"60s", "5 min", "60 cpu s" or "500 steps".')]
-Run = Annotated[Path, typer.Argument(help="The folder of a fitted model.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
-Own = Annotated[list[str] | None, typer.Option("--add", help="A family of your own, as path.py:Class.")]
-Route = Annotated[str | None, typer.Option(help="A route by name; default the best.")]
+app.add_typer(questions)
 
 
 def main() -> None:
@@ -93,172 +84,6 @@ def fit(
 
 
 @app.command()
-def sample(
-    run: Run,
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
-    out: Out = None,
-    given: Given = None,
-    seed: Seed = 0,
-    add: Own = None,
-    json_: Json = False,
-) -> None:
-    """Draw new x; --out takes .csv, .parquet, .npy or .png."""
-    from pofx.tasks.sample import sample as ask
-
-    model = io.load(run, add)
-    answer = ask(model, n, io.values(given), rng=seed)
-    io.deliver(model, answer, out, json_)
-
-
-@app.command()
-def density(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows to ask about.")],
-    draws: Annotated[int, typer.Option(help="Monte-Carlo draws of a bound.")] = 16,
-    out: Out = None,
-    given: Given = None,
-    seed: Seed = 0,
-    add: Own = None,
-    route: Route = None,
-    json_: Json = False,
-) -> None:
-    """How likely is each row? Nats, with their quality."""
-    from pofx.tasks.density import bits_per_dim
-    from pofx.tasks.density import density as ask
-
-    model = io.load(run, add)
-    rows = io.rows(model, data)
-    answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
-    words = io.words(answer, answer.value)
-    if model.space.mass:
-        words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
-    io.column(out, "log_p", answer.value)
-    text = f"mean {words['mean']:.4f} {answer.unit} ({answer.quality.value}) over {words['rows']} rows"
-    io.tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
-
-
-@app.command()
-def anomaly(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows to judge.")],
-    calibration: Annotated[
-        str | None, typer.Option(help="Rows that belong, unseen in training; they give p-values.")
-    ] = None,
-    level: Annotated[float, typer.Option(help="Flag rows with p at most this.")] = 0.05,
-    out: Out = None,
-    seed: Seed = 0,
-    add: Own = None,
-    route: Route = None,
-    json_: Json = False,
-) -> None:
-    """What does not belong? Scores, and conformal p-values where calibrated."""
-    import numpy as np
-
-    from pofx.tasks.anomaly import anomaly as ask
-
-    model = io.load(run, add)
-    known = None if calibration is None else io.rows(model, calibration)
-    answer = ask(model, io.rows(model, data), known, rng=seed, route=route)
-    words = io.words(answer, answer.value)
-    p = answer.diagnostics.get("p")
-    words["strangest"] = np.argsort(-answer.value.numpy())[:10].tolist()
-    if p is not None:
-        words |= {"p": [float(v) for v in p], "flagged": int((np.asarray(p) <= level).sum())}
-    io.column(out, "score", answer.value, p)
-    flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
-    io.tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
-
-
-@app.command()
-def impute(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows with gaps.")],
-    out: Out = None,
-    draws: Annotated[int, typer.Option(help="Completions of every row.")] = 1,
-    given: Given = None,
-    seed: Seed = 0,
-    add: Own = None,
-    route: Route = None,
-    json_: Json = False,
-) -> None:
-    """What is missing? Completed tables; observed cells stay as they are."""
-    from pofx.tasks.impute import impute as ask
-
-    model = io.load(run, add)
-    rows = io.gaps(model, data)
-    answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
-    written = []
-    for k, table in enumerate(answer.value):
-        target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
-        if target is not None:
-            io.write(table, target, model)
-            written.append(str(target))
-    words = {
-        "rows": len(rows),
-        "draws": draws,
-        "quality": answer.quality.value,
-        "route": answer.route,
-        "files": written,
-    }
-    io.tell(
-        json_,
-        words,
-        f"{draws} completion(s) by {answer.route}, {answer.quality.value}: {', '.join(written) or 'give --out'}",
-    )
-
-
-@app.command()
-def compress(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows to make small.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
-    given: Given = None,
-    add: Own = None,
-    json_: Json = False,
-) -> None:
-    """Make rows small, without loss, by the model's own probabilities."""
-    from pofx.tasks.compress import compress as ask
-
-    model = io.load(run, add)
-    facts = ask(model, io.rows(model, data), out, io.values(given, data)).diagnostics
-    text = f"{facts['rows']} rows in {facts['bytes']} bytes ({facts['bits per dimension']:.3f} bits an entry): {out}"
-    io.tell(json_, {"file": str(out), **facts}, text)
-
-
-@app.command()
-def decompress(
-    run: Run,
-    file: Annotated[Path, typer.Argument(help="What compress wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the rows.")],
-    given: Given = None,
-    add: Own = None,
-    json_: Json = False,
-) -> None:
-    """The rows of a compressed file, each as it was."""
-    from pofx.tasks.compress import decompress as ask
-
-    model = io.load(run, add)
-    rows = ask(model, file, io.values(given))
-    io.write(rows, out, model)
-    io.tell(json_, {"file": str(out), "rows": len(rows)}, f"{len(rows)} rows: {out}")
-
-
-@app.command()
-def judge(
-    real: Annotated[str, typer.Argument(help="Rows that the model did not see.")],
-    fake: Annotated[str, typer.Argument(help="Samples.")],
-    train: Annotated[str | None, typer.Option(help="The rows that the model saw; they show copying.")] = None,
-    seed: Seed = 0,
-    json_: Json = False,
-) -> None:
-    """How good are samples, whoever made them?"""
-    from pofx.tasks.judge import judge as ask
-
-    found = ask(io.held(real), io.held(fake), None if train is None else io.held(train), rng=seed)
-    io.tell(json_, found.to_json(), found.explain())
-
-
-@app.command()
 def compare(
     data: Annotated[str, typer.Argument(help="digits, or a file or folder.")],
     families: Annotated[list[str] | None, typer.Argument(help="Families, or all; none: one of each branch.")] = None,
@@ -303,33 +128,6 @@ def report(
 
     page = write_report(read(run), add or ())
     io.tell(json_, {"report": str(page)}, f"report: {page}")
-
-
-@app.command()
-def ask(
-    task: Annotated[str, typer.Argument(help="The question, by its name in pofx.tasks.")],
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows to ask about.")],
-    seed: Seed = 0,
-    add: Own = None,
-    route: Route = None,
-    json_: Json = False,
-) -> None:
-    """Ask any listed question, one that you added included."""
-    from importlib import import_module
-    from inspect import signature
-
-    from pofx.tasks import TASKS
-
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}.")
-    model = io.load(run, add)
-    question = getattr(import_module(TASKS[task]), task)
-    if "x" not in signature(question).parameters:
-        raise ValueError(f"{task!r} is not asked about rows; use `pofx {task}`.")
-    answer = question(model, io.rows(model, data), rng=seed, route=route)
-    words = {"task": task, "unit": answer.unit, "quality": answer.quality.value, "route": answer.route}
-    io.tell(json_, words | {"value": io.plain(answer.value)}, f"{answer.explain()}\n\n{answer.value}")
 
 
 @app.command()

@@ -132,6 +132,28 @@ def column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
     frame.to_csv(out, index=False)
 
 
+def labelled(model: Any, source: str, name: str | None) -> Any:
+    """Rows with their class, all of them to calibrate with: a table's column, or the label that the data brings."""
+    from dataclasses import replace
+
+    import torch
+
+    from pofx.data import open_data
+
+    data = open_data(source, given=[name] if name else list(model.given)[:1], test=0, valid=0)
+    none = torch.arange(0)
+    return replace(data, split={"train": none, "valid": torch.arange(len(data)), "test": none})
+
+
+def classes(out: Path | None, value: Any, sure: Any, belongs: Any = None) -> None:
+    """Write a class a row as CSV."""
+    if out is not None:
+        import pandas as pd
+
+        columns = {"class": value, "sure": sure.numpy()} | ({} if belongs is None else {"belongs": belongs})
+        pd.DataFrame(columns).to_csv(out, index=False)
+
+
 def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
     """Write drawn rows, or show them."""
     if out is not None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from pofx.families import FAMILIES, family
 from pofx.kinds.base import Space, Variable, real
-from pofx.model import Card, Model
+from pofx.model import Card, Unsupported
 from pofx.tasks import TASKS
 from pofx.tasks.base import Route, first_route
 from pofx.wrappers import adapted
@@ -70,15 +70,21 @@ def tree(names: Sequence[str] = ()) -> dict[tuple[str, ...], list[str]]:
 
 
 @lru_cache(maxsize=64)
-def _offers(name: str) -> dict[str, frozenset[str]]:
-    return {kind: _small(name, space).offers() for kind, space in EXAMPLES.items()}
+def _offers(name: str) -> dict[str, frozenset[str] | str]:
+    """Kind -> the hooks, or why the family refuses such data."""
+    return {kind: _offered(name, space) for kind, space in EXAMPLES.items()}
 
 
-def _small(name: str, space: Space) -> Model:
-    return adapted(family(name)(), space).build(space)
+def _offered(name: str, space: Space) -> frozenset[str] | str:
+    try:
+        return adapted(family(name)(), space).build(space).offers()
+    except (ValueError, Unsupported) as refusal:
+        return str(refusal)
 
 
-def _cell(name: str, task: str, kind: str, offers: frozenset[str]) -> Cell:
+def _cell(name: str, task: str, kind: str, offers: frozenset[str] | str) -> Cell:
+    if isinstance(offers, str):
+        return Cell(name, task, kind, None, offers)
     found = first_route(routes_of(task), offers)
     if found is not None:
         return Cell(name, task, kind, found.name, found.words)

@@ -7,6 +7,7 @@ TASKS: dict[str, str] = {
     "density": "pofx.tasks.density",
     "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly",
+    "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""

@@ -48,16 +48,26 @@ class Joint(Wrapped):
         direct = self.inner.offers() & {"sample", "log_prob"}
         return direct | ({"score"} if self.space.standard and "log_prob" in direct else set())
 
-    def log_joint(self, x: Tensor, draws: int = 1, rng: Rng | int | None = None, given: Given | None = None) -> Value:
+    def log_joint(
+        self,
+        x: Tensor,
+        draws: int = 1,
+        rng: Rng | int | None = None,
+        given: Given | None = None,
+        observed: Tensor | None = None,
+    ) -> Value:
         """log p(c) + log p(x | c) for every code: value `(B, K)`, given whatever else the inner model is given.
+
+        Of the observed entries alone where `observed` has gaps. Codes share their noise, so that their differences have
+        little of it.
 
         Raises:
             Unsupported: log p(x | c) is unnormalised, so that codes cannot be weighed against each other.
         """
-        rng, parts = Rng(rng), []
+        seed, parts = Rng(rng).seed(), []
         for code in range(self.levels):
             c = {**(given or {}), self.cause: torch.full((len(x),), code)}
-            parts.append(self.inner.log_prob(x, c, draws=draws, rng=rng))
+            parts.append(self.inner.log_prob(x, c, observed, draws, seed))
         if parts[0].quality is Quality.UNNORMALISED:
             raise Unsupported(f"{self.name}: log p(x | {self.cause}) is unnormalised; Bayes' rule needs its constant.")
         stderr = None if parts[0].stderr is None else torch.stack([p.stderr for p in parts], -1)  # type: ignore[misc]
@@ -72,9 +82,7 @@ class Joint(Wrapped):
         return self.inner.sample(1, {**given, self.cause: c}, rng)[0]
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        if observed is not None:
-            raise Unsupported("Joint: ask the inner model for the density of an observed part.")
-        joint = self.log_joint(x, draws, rng, given)
+        joint = self.log_joint(x, draws, rng, given, observed)
         stderr = None if joint.stderr is None else (joint.value.softmax(-1) * joint.stderr).square().sum(-1).sqrt()
         return Value(torch.logsumexp(joint.value, -1), joint.quality, stderr)
 

@@ -1,0 +1,180 @@
+"""Classify: which class is it, how sure, and is it any of them?
+
+    by Bayes' rule    p(c | x) = p(c) p(x | c) / sum_c' p(c') p(x | c')         a model of x given its class
+    directly          p(c | x)                                                  a model of the class given x
+
+Two refusals that are not the same: *ambiguous* (two classes explain x alike: the largest p(c | x) is small) and *of no
+class* (none explains x: log p(x) is lower than that of rows that belong, by a conformal p-value). The second needs
+p(x): a model of p(c | x) must name a class even for a picture of a shoe. Calibration rows also set a temperature T,
+softmax(log p(x, c) / T), since densities of many entries are over-confident about classes.
+
+References: Ng and Jordan 2001; Chow 1970 (rejection); Guo 2017 (arXiv:1706.04599); Bates 2023 (arXiv:2104.08279).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.data import Batch, Data
+from pofx.metrics.classes import temperature_of
+from pofx.metrics.scores import conformal_pvalues
+from pofx.model import Model, Quality, Unsupported
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, route, rows_of, solve
+from pofx.wrappers import Joint
+
+QUESTION = "Which class is it, and is it any of them?"
+UNIT = "class"
+CHUNK = 256
+
+
+def classify(
+    model: Model,
+    x: Any,
+    *,
+    name: str | None = None,
+    prior: Mapping[Any, float] | Tensor | None = None,
+    calibration: Data | None = None,
+    draws: int = 16,
+    rng: Rng | torch.Generator | int | None = 0,
+    route: str | None = None,
+) -> Answer:
+    """The likeliest class of each row, with p(class | x).
+
+    Args:
+        model: of x given a category, or of a category given x.
+        x: rows in the user's own type, or a tensor `(N, *event)`; NaN is missing.
+        name: which given is the class; None: the only category.
+        prior: class -> its share, or `(K,)`; None: all alike, or the calibration rows' shares.
+        calibration: Data with the class as a given, of which the validation part is used: sets the temperature, and the
+            p-values of "of no class".
+        draws: Monte-Carlo draws of a bound.
+        rng: of those draws.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value is a list of N classes as the user wrote them; diagnostics: `p` (N, K), `classes`,
+        `ambiguity` (N,) = 1 - max p, `log_p` (N,) and, where calibrated, `temperature` and `belongs` (N,) p-values.
+
+    Raises:
+        Unsupported: the model knows no class, or its density is unnormalised.
+    """
+    asked = {"name": name, "prior": prior, "calibration": calibration, "draws": draws, "rng": Rng(rng)}
+    return solve("classify", ROUTES, model, route, x=x, **asked)
+
+
+def by_bayes(
+    model: Model, x: Any, name: str | None, prior: Any, calibration: Data | None, draws: int, rng: Rng
+) -> Answer:
+    """Bayes' rule over p(x | class), for every class."""
+    cause = _cause(model, name)
+    classes = _classes(model.given[cause].variables[0])
+    valid = None if calibration is None else _valid(calibration, cause)
+    shares = _shares(prior, classes, None if valid is None else valid.given[cause])
+    joint, seed = Joint(model, cause, shares.log()), rng.seed()
+    rows, observed = rows_of(model, x)
+    log_joint, quality = _log_joint(joint, rows, observed, draws, seed)
+    found: dict[str, Any] = {}
+    log_p = torch.logsumexp(log_joint, 1)
+    if valid is not None:
+        known, seen = rows_of(model, valid)
+        theirs, _ = _log_joint(joint, known, seen, draws, seed)
+        found["temperature"] = temperature_of(theirs, valid.given[cause])
+        found["belongs"] = conformal_pvalues(-_finite(torch.logsumexp(theirs, 1)), -_finite(log_p))
+    p = (log_joint / found.get("temperature", 1.0)).softmax(1)
+    return _answer(p, classes, quality, {"log_p": log_p, **found})
+
+
+def by_label(
+    model: Model, x: Any, name: str | None, prior: Any, calibration: Data | None, draws: int, rng: Rng
+) -> Answer:
+    """The model's own p(class | x); it cannot tell that x belongs to no class."""
+    v = model.space.variables[0]
+    if model.space.size != 1 or not v.discrete or len(model.given) != 1:
+        raise Unsupported("its event is no class given one x")
+    if prior is not None:
+        raise Unsupported("p(class | x) was learnt with its own prior")
+    (cause,) = model.given
+    rows = torch.as_tensor(x if not isinstance(x, (Batch, Data)) else x.x)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(rows), CHUNK):
+            c = {cause: rows[start : start + CHUNK]}
+            codes = torch.arange(v.levels).reshape(-1, 1, *[1] * len(model.space.shape))
+            every = codes.expand(-1, len(c[cause]), *model.space.shape).to(model.space.torch_dtype)
+            parts.append(torch.stack([model.log_prob(one, c, draws=draws, rng=rng).value for one in every], 1))
+    return _answer(torch.cat(parts).double().softmax(1), _classes(v), Quality.EXACT, {})
+
+
+def _answer(p: Tensor, classes: tuple[Any, ...], quality: Quality, found: Mapping[str, Any]) -> Answer:
+    value = [classes[k] for k in p.argmax(1).tolist()]
+    words = {"classes": classes, "p": p, "ambiguity": 1 - p.max(1).values, **found}
+    return Answer(value, UNIT, quality if quality is Quality.EXACT else Quality.ESTIMATE, raw=p, diagnostics=words)
+
+
+def _log_joint(joint: Joint, x: Tensor, observed: Tensor, draws: int, seed: int) -> tuple[Tensor, Quality]:
+    """log p(x, c) of all rows and codes, (N, K)."""
+    parts, quality = [], Quality.EXACT
+    with torch.no_grad():
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            mask = None if bool(observed[rows].all()) else observed[rows]
+            value = joint.log_joint(x[rows], draws, seed, None, mask)
+            parts.append(value.value.double())
+            quality = quality + value.quality
+    return torch.cat(parts), quality
+
+
+def _cause(model: Model, name: str | None) -> str:
+    """Which given is the class."""
+    known = [k for k, s in model.given.items() if s.shape == () and s.discrete]
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is not None and known and name not in known:
+        raise ValueError(f"classify: no class is called {name!r}; the model was fitted given the classes {known}.")
+    if name not in known:
+        raise Unsupported(
+            f"it was fitted given {sorted(model.given) or 'nothing'}, of which {known or 'none'} are classes; fit it "
+            "with given=<the class>, and say which by name"
+        )
+    return name
+
+
+def _classes(v: Any) -> tuple[Any, ...]:
+    return tuple(v.values) if v.values else tuple(range(v.levels))
+
+
+def _valid(calibration: Data, cause: str) -> Batch:
+    valid = calibration.part("valid")
+    if cause not in valid.given or len(valid) < 2:
+        raise ValueError(f"classify: the calibration rows carry no {cause!r}, or are too few; pass Data given it.")
+    return valid
+
+
+def _shares(prior: Any, classes: tuple[Any, ...], labels: Tensor | None) -> Tensor:
+    """p(c), (K,), float64: as asked, as the calibration rows have it (add-one smoothed), or all alike."""
+    if prior is None:
+        counts = (
+            torch.ones(len(classes)) if labels is None else torch.bincount(labels.long(), minlength=len(classes)) + 1
+        )
+        return counts.double() / counts.sum()
+    if isinstance(prior, Mapping):
+        missing = [c for c in classes if c not in prior]
+        if missing:
+            raise ValueError(f"classify: prior lacks {missing}; expected a share for each of {list(classes)}.")
+        prior = torch.tensor([float(prior[c]) for c in classes])
+    shares = torch.as_tensor(prior).double()
+    if shares.shape != (len(classes),) or bool((shares < 0).any()) or float(shares.sum()) <= 0:
+        raise ValueError(f"classify: got prior {shares.tolist()}; expected {len(classes)} shares, none negative.")
+    return shares / shares.sum()
+
+
+def _finite(log_p: Tensor) -> Tensor:
+    return torch.nan_to_num(log_p, neginf=-1e9, posinf=1e9)
+
+
+ROUTES = (route(by_bayes, "log_prob"), route(by_label, "log_prob"))

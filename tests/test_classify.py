@@ -1,0 +1,144 @@
+"""Classification by Bayes' rule: the closed form, two refusals that are not the same, and what is asked wrongly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pofx
+from pofx.data import Data
+from pofx.kinds.base import Space, Variable, category, real
+from pofx.metrics.classes import accuracy, calibration_error, log_loss, risk_coverage, temperature_of
+from pofx.model import Card, Model, Unsupported, Value
+
+CARD = Card("exact", "fast", "none", "none", "none", ("explicit", "tractable"), "none", "two normals", "here")
+LABEL = category(2, "kind", ("cat", "dog"))
+
+
+class Normals(Model):
+    """x | kind ~ N(m_kind, I) in two columns, over-confident by `sharp`."""
+
+    card, sharp = CARD, 1.0
+
+    def _build(self):
+        self.register_buffer("means", torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=torch.float64))
+
+    def _log_prob(self, x, given, observed, draws, rng):
+        part = -0.5 * (x - self.means[given["kind"]]) ** 2 - 0.5 * math.log(2 * math.pi)
+        part = part if observed is None else torch.where(observed, part, 0.0)
+        return Value(self.sharp * part.sum(1))
+
+    def _sample(self, count, given, rng):
+        return self.means[given["kind"]] + rng.normal((count, 2)).double()
+
+
+def rows(n, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(2, size=n)
+    x = np.array([[-1.0, 0.0], [1.0, 0.5]])[y] + rng.normal(size=(n, 2))
+    return torch.tensor(x), torch.tensor(y)
+
+
+def data(n, seed):
+    x, y = rows(n, seed)
+    split = {"train": torch.arange(0), "valid": torch.arange(n), "test": torch.arange(0)}
+    return Data(x, real(2), {"kind": y}, {"kind": LABEL}, split=split)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Normals().build(real(2), {"kind": LABEL})
+
+
+def test_bayes_rule_in_closed_form(model):
+    x, _ = rows(50, 0)
+    answer = pofx.classify(model, x, prior={"cat": 3, "dog": 1})
+    gap = 2 * x[:, 0] + 0.5 * x[:, 1] - 0.125  # log p(x | dog) / p(x | cat)
+    want = torch.sigmoid(gap - math.log(3))
+    assert torch.allclose(answer.diagnostics["p"][:, 1], want)
+    assert answer.value == ["dog" if p > 0.5 else "cat" for p in want]
+    assert answer.quality is pofx.Quality.EXACT
+    again = torch.logsumexp(torch.stack([model.log_prob(x, {"kind": torch.full((50,), k)}).value for k in (0, 1)]), 0)
+    assert torch.allclose(pofx.classify(model, x).diagnostics["log_p"], again - math.log(2))
+
+
+def test_a_gap_is_left_out(model):
+    x, _ = rows(20, 1)
+    x[:, 0] = torch.nan
+    p = pofx.classify(model, x).diagnostics["p"]
+    assert torch.allclose(p[:, 1], torch.sigmoid(0.5 * x[:, 1] - 0.125))
+
+
+def test_two_refusals(model):
+    between, beyond = torch.tensor([[0.0, 0.25]]), torch.tensor([[40.0, -40.0]])
+    answer = pofx.classify(model, torch.cat([between, beyond]).double(), calibration=data(400, 2))
+    ambiguity, belongs = answer.diagnostics["ambiguity"], answer.diagnostics["belongs"]
+    assert ambiguity[0] > 0.4 and ambiguity[1] < 1e-6, "what is of no class can look sure"
+    assert belongs[0] > 0.1 and belongs[1] < 0.01
+    fresh = pofx.classify(model, rows(2000, 3)[0], calibration=data(400, 2)).diagnostics["belongs"]
+    for level in (0.05, 0.3, 0.7):
+        assert abs((fresh <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) * (1 / 400 + 1 / 2000))
+
+
+def test_a_temperature_mends_over_confidence(model):
+    sharp = Normals().build(real(2), {"kind": LABEL})
+    sharp.sharp = 6.0
+    x, y = rows(1500, 4)
+    raw = pofx.classify(sharp, x).diagnostics["p"]
+    mended = pofx.classify(sharp, x, calibration=data(800, 5)).diagnostics
+    assert abs(math.log(mended["temperature"] / 6)) < 0.3
+    assert log_loss(mended["p"], y).high < log_loss(raw, y).low
+    assert calibration_error(mended["p"], y).value < 0.04 < calibration_error(raw, y).value
+
+
+class Logistic(Model):
+    """p(kind | x) itself."""
+
+    card = CARD
+
+    def _log_prob(self, x, given, observed, draws, rng):
+        gap = 2 * given["x"][:, 0] + 0.5 * given["x"][:, 1] - 0.125
+        return Value(torch.nn.functional.logsigmoid(torch.where(x == 1, gap, -gap)))
+
+
+def test_a_model_of_the_class_answers_directly_but_not_what_belongs():
+    direct = Logistic().build(LABEL, {"x": real(2)})
+    x, _ = rows(300, 6)
+    answer = pofx.classify(direct, x)
+    assert answer.route == "label"
+    assert torch.allclose(answer.diagnostics["p"], pofx.classify(Normals().build(real(2), {"kind": LABEL}), x).raw)
+    assert "belongs" not in answer.diagnostics
+    with pytest.raises(Unsupported, match="prior"):
+        pofx.classify(direct, x, prior=[0.5, 0.5])
+
+
+def test_what_cannot_be_asked(model):
+    with pytest.raises(Unsupported, match="given=<the class>"):
+        pofx.classify(Normals().build(real(2)), torch.zeros(1, 2).double())
+    with pytest.raises(ValueError, match="breed"):
+        pofx.classify(model, torch.zeros(1, 2).double(), name="breed")
+    with pytest.raises(ValueError, match="dog"):
+        pofx.classify(model, torch.zeros(1, 2).double(), prior={"cat": 1.0})
+    with pytest.raises(ValueError, match="none negative"):
+        pofx.classify(model, torch.zeros(1, 2).double(), prior=[-1.0, 2.0])
+
+
+def test_risk_coverage_and_temperature():
+    coverage, risk = risk_coverage([0.9, 0.2, 0.6, 0.8], [0, 1, 1, 0])
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20000, 3))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    y = (rng.random((len(p), 1)) > p.cumsum(1)).sum(1)
+    assert temperature_of(2.5 * logits, y) == pytest.approx(2.5, rel=0.06)
+    assert accuracy([[0.2, 0.8], [0.6, 0.4]], [1, 1]).value == 0.5
+    with pytest.raises(ValueError, match="codes below K"):
+        accuracy([[0.2, 0.8]], [2])
+
+
+def test_space_of_one_label():
+    assert Space((), (Variable("kind", "binary", 2),), dtype="int64").spec == ("category", 2)
