@@ -62,8 +62,8 @@ def test_contrast_has_the_right_sign():
         model = quadratic(1.0, shrink=0.0, restart=0.0, leapfrog=4)
         batch = Batch(spread * torch.ones(256, 1), index=torch.arange(256))
         for k in range(10):  # each chain is new at its first turn; they reach N(0, 1 / (1 + 1/4))
-            model._move_chains(batch, {}, Rng(k))
-        (slope,) = torch.autograd.grad(model._contrast(batch, Rng(99)), model.body.a)
+            model._move_chains(batch.x, {}, {}, Rng(k))
+        (slope,) = torch.autograd.grad(model._loss(batch, Rng(99)), model.body.a)
         assert float(slope) * sign > 0
         assert float(slope) == pytest.approx(0.5 * (spread**2 - 0.8), abs=0.25)
 
@@ -71,9 +71,9 @@ def test_contrast_has_the_right_sign():
 def test_wells_wait_for_chains_that_lag():
     """Where the chains stand far above the data only the level of f is learnt, which flattens it."""
     model = quadratic(1.0, restart=0.0)
-    model.states[:], model.visits[:], model.turns = 60.0, 1, 0
+    model.replay.states[:], model.replay.visits[:], model.turns = 60.0, 1, 0
     batch = Batch(torch.zeros(256, 1), index=torch.arange(256))
-    (slope,) = torch.autograd.grad(model._contrast(batch, Rng(0)), model.body.a)
+    (slope,) = torch.autograd.grad(model._loss(batch, Rng(0)), model.body.a)
     f = torch.full((1,), 0.5 * 60.0**2)
     assert float(slope) == pytest.approx(1e-3 * 2 * float(f.square()), rel=1e-4)
 
@@ -98,12 +98,12 @@ def test_moments_of_the_coordinates_are_measured_once():
     model = Energy(chains=8, width=8, depth=1).build(real(3))
     x = torch.tensor([5.0, -1.0, 2.0]) + torch.tensor([3.0, 0.1, 0.0]) * Rng(0).normal((BATCHES * 40, 3))
     for k, rows in enumerate(x.split(40)):
-        model._contrast(Batch(rows), Rng(k))
+        model._loss(Batch(rows), Rng(k))
     torch.testing.assert_close(model.moments.mean, x.mean(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.moments.deviation[:2], x.std(0, correction=0)[:2], rtol=1e-3, atol=0)
     assert float(model.moments.deviation[2]) == pytest.approx(0.03)
     before = model.moments.mean.clone()
-    model._contrast(Batch(x[:40] + 9), Rng(0))
+    model._loss(Batch(x[:40] + 9), Rng(0))
     assert torch.equal(model.moments.mean, before)
 
 
@@ -127,13 +127,13 @@ def test_score_matching_of_a_quadratic():
     best = 1 / (v + noise**2) - 0.25
     model = quadratic(best, objective="dsm", noise=noise)
     batch = Batch(math.sqrt(v) * Rng(0).normal((40_000, 1)))
-    (slope,) = torch.autograd.grad(model._match(batch, Rng(1)), model.body.a)
+    (slope,) = torch.autograd.grad(model._loss(batch, Rng(1)), model.body.a)
     assert abs(float(slope)) < 2e-3
     with torch.no_grad():
         model.body.a.mul_(1.5)
-    (slope,) = torch.autograd.grad(model._match(batch, Rng(1)), model.body.a)
+    (slope,) = torch.autograd.grad(model._loss(batch, Rng(1)), model.body.a)
     assert float(slope) > 5e-3
-    loss = float(model._match(batch, Rng(1)).detach())
+    loss = float(model._loss(batch, Rng(1)).detach())
     scale = 1.5 * best + 0.25
     assert loss == pytest.approx(0.5 * ((1 - scale * noise**2) ** 2 + (scale * noise) ** 2 * v), rel=0.02)
 
@@ -194,7 +194,7 @@ def test_one_category_has_a_log_z_for_each_code():
     for row, given in enumerate(({}, {"label": torch.tensor(0)}, {"label": torch.tensor(1)})):
         assert float(model.log_z[row, :2].mean()) == pytest.approx(grid_log_z(model, given, n=150), abs=0.12)
     tilde = model._log_tilde({"label": label})(u).detach().double()
-    torch.testing.assert_close(value.value, tilde - model.log_z[label + 1, :2].mean(1))
+    torch.testing.assert_close(value.value, tilde - model._middle()[label + 1])
 
 
 def test_other_givens_are_unnormalised():
@@ -209,37 +209,37 @@ def test_other_givens_are_unnormalised():
 def test_training_forgets_log_z_and_moves_its_chains():
     model = Energy(chains=32, width=16, depth=1, restart=0.0).build(real(2), {"label": category(2)})
     model.log_z.zero_()
-    before = model.states.clone()
+    before = model.replay.states.clone()
     label = torch.arange(16) % 2
     batch = Batch(Rng(0).normal((16, 2)), {"label": label}, None, torch.arange(16))
-    grads = torch.autograd.grad(model._contrast(batch, Rng(1)), list(model.parameters()), allow_unused=True)
+    grads = torch.autograd.grad(model._loss(batch, Rng(1)), list(model.parameters()), allow_unused=True)
     assert bool(model.log_z.isnan().all())
-    assert torch.equal(model.states[16:], before[16:]) and not torch.equal(model.states[:16], before[:16])
-    assert torch.equal(model.given_0[:16], label) and not bool(model.keep_0[16:].any())
-    assert 0 < int(model.keep_0[:16].sum()) < 16  # the row's dropped label is the chain's too
+    assert torch.equal(model.replay.states[16:], before[16:]) and not torch.equal(model.replay.states[:16], before[:16])
+    assert torch.equal(model.replay.given_0[:16], label) and not bool(model.replay.keep_0[16:].any())
+    assert 0 < int(model.replay.keep_0[:16].sum()) < 16  # the row's dropped label is the chain's too
     assert all(p.requires_grad for p in model.parameters())
     assert sum(g is not None and float(g.abs().sum()) > 0 for g in grads) >= len(grads) - 1
-    starts = model._chain_starts(5, {"label": torch.ones(5)}, Rng(0))
-    assert all(any(torch.equal(s, t) for t in model.states[1:16:2]) for s in starts)
+    starts = model.replay.starts(5, {"label": torch.ones(5)}, Rng(0))
+    assert all(any(torch.equal(s, t) for t in model.replay.states[1:16:2]) for s in starts)
 
 
 def test_chains_start_where_givens_are_like():
     model = Energy(chains=40, width=8, depth=1).build(real(1), {"label": category(2), "y": real(2)})
-    model.visits[:30], model.keep_0[:], model.keep_1[:] = 1, True, True
-    model.given_0.copy_(torch.arange(40) % 2)
-    model.given_1.copy_(torch.stack([torch.arange(40.0), torch.zeros(40)], 1))
+    model.replay.visits[:30], model.replay.keep_0[:], model.replay.keep_1[:] = 1, True, True
+    model.replay.given_0.copy_(torch.arange(40) % 2)
+    model.replay.given_1.copy_(torch.stack([torch.arange(40.0), torch.zeros(40)], 1))
     asked = {"label": torch.tensor([1, 0]), "y": torch.tensor([[7.0, 0.0], [12.0, 0.0]])}
-    assert torch.equal(model._chain_starts(2, asked, Rng(0)), model.states[[7, 12]])
-    all_once = model._chain_starts(30, {}, Rng(0))
-    assert torch.equal(all_once.sort(0).values, model.states[:30].sort(0).values)
+    assert torch.equal(model.replay.starts(2, asked, Rng(0)), model.replay.states[[7, 12]])
+    all_once = model.replay.starts(30, {}, Rng(0))
+    assert torch.equal(all_once.sort(0).values, model.replay.states[:30].sort(0).values)
 
 
 def test_chains_take_turns_and_keep_their_givens():
     model = Energy(chains=24, width=16, depth=1, restart=0.0).build(real(2), {"label": category(2)})
     for k in range(3):  # 16 of 24 at a time: each chain has two turns
-        model._contrast(Batch(Rng(k).normal((16, 2)), {"label": torch.full((16,), k % 2)}), Rng(k))
-    assert bool((model.visits == 2).all()) and int(model.turn) == 0
-    assert model.given_0.tolist() == [0] * 16 + [1] * 8
+        model._loss(Batch(Rng(k).normal((16, 2)), {"label": torch.full((16,), k % 2)}), Rng(k))
+    assert bool((model.replay.visits == 2).all()) and int(model.replay.turn) == 0
+    assert model.replay.given_0.tolist() == [0] * 16 + [1] * 8
 
 
 def test_ends_the_wrong_way_round_are_not_averaged():
@@ -254,10 +254,10 @@ def test_ends_the_wrong_way_round_are_not_averaged():
 
 def test_refusals():
     with pytest.raises(ValueError, match="objective"):
-        Energy(objective="cd")
+        Energy(objective="ml")
     model = Energy(chains=4, width=8, depth=1).build(real(2))
     gaps = torch.tensor([[True, False]] * 2)
     with pytest.raises(Unsupported, match="complete"):
-        model._contrast(Batch(torch.zeros(2, 2), {}, gaps), Rng(0))
+        model._loss(Batch(torch.zeros(2, 2), {}, gaps), Rng(0))
     with pytest.raises(Unsupported, match="complete"):
         model.log_prob(torch.zeros(2, 2), observed=gaps)

@@ -100,7 +100,7 @@ def langevin(
     """
     rng, trace = _wrap(rng, x), []
     for i in range(steps):
-        _, slope = _value_and_slope(log_prob, x)
+        _, slope = value_and_slope(log_prob, x)
         move = rng.normal(tuple(x.shape), x.dtype).mul_(step_size * noise).add_(slope, alpha=0.5 * step_size**2)
         x = x + (move if fixed is None else torch.where(fixed, 0.0, move))
         if keep and (i + 1) % keep == 0:
@@ -140,7 +140,7 @@ def hmc(
     """
     rng, trace = _wrap(rng, x), []
     log_step = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).log().expand(len(x)).clone()
-    if not bool(torch.isfinite(_value_and_slope(log_prob, x)[0]).all()):
+    if not bool(torch.isfinite(value_and_slope(log_prob, x)[0]).all()):
         raise ValueError("x: log_prob is not finite at the start of some chain; start inside the support.")
     total, mean, count = torch.zeros_like(log_step), torch.zeros_like(log_step), 0
     for i in range(warmup + steps):
@@ -193,12 +193,12 @@ def transition(
     # the step is jittered by a tenth: an orbit whose length is a period would never leave its start
     e = (step_size * (0.9 + 0.2 * rng.uniform((b,), x.dtype))).reshape(b, *tail)
     v = rng.normal(tuple(x.shape), x.dtype) * free
-    value, slope = _value_and_slope(log_prob, x)
+    value, slope = value_and_slope(log_prob, x)
     y, new, u = x, value, v
     for _ in range(leapfrog):
         u = u + 0.5 * e * slope * free
         y = y + e * u
-        new, slope = _value_and_slope(log_prob, y)
+        new, slope = value_and_slope(log_prob, y)
         u = u + 0.5 * e * slope * free
     gain = new - value + 0.5 * (v**2 - u**2).reshape(b, -1).sum(1)
     accept = torch.nan_to_num(gain, nan=-torch.inf, posinf=-torch.inf).clamp_max(0).exp()
@@ -280,7 +280,8 @@ def _wrap(rng: Rng | torch.Generator | int | None, x: Tensor) -> Rng:
     return rng if isinstance(rng, Rng) else Rng(rng, x.device)
 
 
-def _value_and_slope(log_prob: LogDensity, x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(log_prob: LogDensity, x: Tensor) -> tuple[Tensor, Tensor]:
+    """log p of x (B, *event), (B,), and its gradient, without a graph."""
     if isinstance(log_prob, Sloped):
         with torch.no_grad():
             return log_prob.both(x.detach())

@@ -1,59 +1,73 @@
 """Energy: low energy where the data is; sampling and log Z by Markov chains.
 
-    v = (u - m) / d,    p(u | c) = exp(-f(v, c)) N(v; 0, s^2 I) / (Z(c) prod d)
-    "pcd"   grad loss = E_data grad f - E_chain grad f,   chains that live on from step to step
-    "dsm"   loss = noise^2 / 2 E | grad log p~(v + noise e) + e / noise |^2,   the data with noise, without chains
+    v = (u - m) / d,    p(u | c) = exp(-f(v, c)) q(v) / (Z(c) prod d),    q = N(0, s^2 I)
+    "cd", "pcd"   grad loss = E_data grad f - E_chain grad f,   chains from the data, or that live on from step to step
+    "dsm", "ssm"  denoising or sliced score matching, without chains
+    "nce"         logistic regression of the data against draws of q = N(0, cov v), a constant in f learnt for log Z
+    classifier    f(v, y) = -g(v)_y,  f(v) = -logsumexp_y g(v)_y,  p(y | v) = softmax g(v),  loss + cross entropy  (JEM)
 
 m and d are the mean and the deviation of every coordinate, measured on the first batches: one step size then suits the
-chains in all of them. The base N(0, s^2 I) makes p normalisable, since f grows at most linearly. Offers score (closed),
-sample (chains from the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between
-forward and reverse annealing, once, at the first question. One category may be given to log_prob; with other givens it
-is unnormalised. Fitted by persistent contrastive divergence: a few Hamiltonian moves a step, of the chains whose turn
-it is, each with the given of the row that it began beside.
+chains in all of them. The base q makes p normalisable, since f grows at most linearly. Offers score (closed), sample
+(chains from the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between forward
+and reverse annealing, once, at the first question; of "nce" it is the constant learnt. One category may be given to
+log_prob; with other givens it is unnormalised, but for "nce". The chains of "pcd" take turns, each with the given of
+the row that it began beside.
 
-References: PCD (Tieleman 2008); energies of networks (Du and Mordatch 2019, arXiv:1903.08689); denoising score matching
-(Vincent 2011); bidirectional Monte Carlo (Grosse 2015, arXiv:1511.02543).
+References: PCD (Tieleman 2008); energies of networks (Du and Mordatch 2019, arXiv:1903.08689); score matching (Vincent
+2011; Song 2019, arXiv:1905.07088); NCE (Gutmann and Hyvarinen 2010); JEM (Grathwohl 2019, arXiv:1912.03263);
+bidirectional Monte Carlo (Grosse 2015, arXiv:1511.02543).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pofx.engines.ais import LogZ, ais, reverse_ais
-from pofx.engines.mcmc import transition
-from pofx.kinds.base import Space
+from pofx.engines import matching
+from pofx.engines.ais import Tempered, ais, reverse_ais
+from pofx.engines.basis import Basis
+from pofx.engines.mcmc import LogDensity, Sloped, diagnostics, langevin, transition, value_and_slope
+from pofx.engines.replay import Kept, Replay
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic
-from pofx.nn.moments import Moments
-from pofx.nn.scalar import ScalarMLP
+from pofx.nn.moments import BATCHES, Moments
+from pofx.nn.scalar import ConvLogits, ScalarMLP
 
-OBJECTIVES = ("pcd", "dsm")
+CHAINED = ("pcd", "cd")
+OBJECTIVES = (*CHAINED, "dsm", "ssm", "nce")
+KERNELS = ("hmc", "mala", "langevin")
 LARGEST_MLP = 256  # entries; above it a picture's energy is convolutional
 SMALL = 16  # entries, up to which a narrower network and fewer chains that move more do better
-FAR, NEAR = 100.0, 0.1  # how unlike givens are, in nats, and deviations of real ones: chains with like givens start
-LOG_Z_SWEEPS = 30
+LOG_Z_SWEEPS, LABEL_DRAWS = 30, 1024
 LOG_Z_SEED = 20  # log Z is a property of the model: the same question gives the same number
+WATCHED = 64  # chains and coordinates whose mixing is recorded
+Keep = Mapping[str, Tensor]
 
 
 class Energy(Model):
     """An unnormalised density.
 
     Args:
-        objective: "pcd" or "dsm".
+        objective: "pcd", "cd", "dsm", "ssm" or "nce".
+        classifier: the energy is that of a classifier of the one category given (JEM).
         width, depth: features and residual blocks of the energy; width None: 64 for few entries, else 128.
+        residual: False makes the network a plain MLP of depth + 1 hidden layers.
         base_std: s, in standard deviations of each coordinate.
+        kernel: of the chains: "hmc", "mala", or "langevin" (unadjusted, with a bias of order step^2).
+        step: of the kernel; those with acceptance start from it and adapt.
         chains: persistent chains, which take turns; None: 128 for few entries, else 256.
-        moves: Hamiltonian transitions of a chain at its turn; None: 2 for few entries, else 1.
-        leapfrog: steps of one transition.
+        moves: transitions of a chain at its turn; None: for hmc 2 for few entries, else 1; 10 for the others.
+        leapfrog: steps of one Hamiltonian transition.
         restart: share of the chains that start again from the base at their turn.
         shrink: weight of E f^2, which holds the level of f.
-        noise: of "dsm", in standard deviations of each coordinate.
+        noise: deviation of the noise on the data, in deviations of each coordinate; None: 0.2 for "dsm", else 0.
+        slices, reduced: of "ssm": directions for each row, and |s|^2 rather than (v.s)^2.
+        contrasts: of "nce": draws of the noise for each row.
         sweeps: transitions of a chain that `sample` runs.
         temperatures, particles: of the annealing for log Z.
         lr, betas, weight_decay: of AdamW; lr None: 2e-3 for few entries, else 5e-4.
@@ -80,15 +94,22 @@ class Energy(Model):
         self,
         *,
         objective: str = "pcd",
+        classifier: bool = False,
         width: int | None = None,
         depth: int = 2,
+        residual: bool = True,
         base_std: float = 1.5,
+        kernel: str = "hmc",
+        step: float = 0.1,
         chains: int | None = None,
         moves: int | None = None,
         leapfrog: int = 8,
         restart: float = 0.005,
         shrink: float = 1e-3,
-        noise: float = 0.2,
+        noise: float | None = None,
+        slices: int = 1,
+        reduced: bool = True,
+        contrasts: int = 1,
         sweeps: int = 4,
         temperatures: int = 200,
         particles: int = 64,
@@ -97,134 +118,164 @@ class Energy(Model):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective: got {objective!r}, expected one of {OBJECTIVES}.")
-        if objective == "dsm":  # its loss falls as it improves, and without chains samples are slow
+        for name, got, known in (("objective", objective, OBJECTIVES), ("kernel", kernel, KERNELS)):
+            if got not in known:
+                raise ValueError(f"{name}: got {got!r}, expected one of {known}.")
+        if objective not in CHAINED:  # their losses fall as they improve; without chains samples are slow
             self.validate_by = "loss"  # type: ignore[misc]
-        self.objective, self.width, self.depth, self.base_std = objective, width, depth, base_std
+        self.objective, self.classifier, self.kernel, self.step = objective, classifier, kernel, step
+        self.width, self.depth, self.residual, self.base_std = width, depth, residual, base_std
         self.chains, self.moves, self.leapfrog, self.restart = chains, moves, leapfrog, restart
         self.shrink, self.noise, self.sweeps = shrink, noise, sweeps
+        self.slices, self.reduced, self.contrasts = slices, reduced, contrasts
         self.temperatures, self.particles = temperatures, particles
         self.lr, self.betas, self.weight_decay = lr, (betas[0], betas[1]), weight_decay
 
     def _build(self) -> None:
         shape, size = self.space.shape, self.space.size
-        few, c = size <= SMALL, 64 if self.given else 0
-        self.rate = self.lr or (2e-3 if few else 5e-4)
-        width, self.turns = self.width or (64 if few else 128), self.moves or (2 if few else 1)
-        conv = self.space.layout == "grid" and len(shape) == 3 and size > LARGEST_MLP
-        self.body: nn.Module = (
-            ConvCritic(shape, max(8, width // 4), c) if conv else ScalarMLP(size, width, self.depth, c)
-        )
-        self.flatten = not conv
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         only = list(self.given.values())[0] if len(self.given) == 1 else None
         self.levels = only.variables[0].levels if only is not None and only.shape == () and only.discrete else 0
-        count = (
-            max(1, min(self.chains or (128 if few else 256), 2**24 // max(1, size))) if self.objective == "pcd" else 1
-        )
-        self.moments = Moments(shape)
-        self.register_buffer("states", self.base_std * torch.randn(count, *shape))
-        self.register_buffer("visits", torch.zeros(count, dtype=torch.int64))
-        self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
-        for i, known in enumerate(self.given.values()):  # by number, since the names are the user's
-            self.register_buffer(f"given_{i}", torch.zeros(count, *known.shape, dtype=known.torch_dtype))
-            self.register_buffer(f"keep_{i}", torch.zeros(count, dtype=torch.bool))
-        self.register_buffer("step_size", torch.tensor(0.1))
+        if self.classifier and not self.levels:
+            raise ValueError(f"energy: classifier=True wants one category given, got {sorted(self.given) or 'none'}.")
+        few, self.rate = size <= SMALL, self.lr or (2e-3 if size <= SMALL else 5e-4)
+        self.turns = self.moves or ((2 if few else 1) if self.kernel == "hmc" else 10)
+        self.blur = (0.2 if self.objective == "dsm" else 0.0) if self.noise is None else self.noise
+        c = 64 if self.given and not self.classifier else 0
+        self.body: Any = self._network(self.width or (64 if few else 128), c)
+        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if c else None
+        self.base = Basis(shape, self.base_std, fitted=self.objective == "nce" and size <= LARGEST_MLP)
+        count = max(1, min(self.chains or (128 if few else 256), 2**24 // size)) if self.objective == "pcd" else 1
+        kept = {k: Kept(s.shape, s.torch_dtype, s.spec[0] == "category") for k, s in self.given.items()}
+        self.moments, self.replay = Moments(shape), Replay(count, shape, {} if self.classifier else kept)
+        self.register_buffer("step_size", torch.tensor(self.step))
         self.register_buffer("log_z", torch.full((self.levels + 1, 3), torch.nan, dtype=torch.float64))
+
+    def _network(self, width: int, c: int) -> nn.Module:
+        shape, size, outputs = self.space.shape, self.space.size, self.levels if self.classifier else 1
+        self.flatten = not (self.space.layout == "grid" and len(shape) == 3 and size > LARGEST_MLP)
+        if self.flatten:
+            return ScalarMLP(size, width, self.depth, c, outputs, self.residual)
+        channels = max(8, width // 4)
+        return ConvLogits(shape, channels, outputs) if self.classifier else ConvCritic(shape, channels, c)
 
     # the energy, of v
 
-    def energy(self, v: Tensor, given: Given | None = None, keep: Mapping[str, Tensor] | None = None) -> Tensor:
+    def logits(self, v: Tensor) -> Tensor:
+        """g(v), (B, K), of a classifier."""
+        return self.body(v.flatten(1) if self.flatten else v)
+
+    def energy(self, v: Tensor, given: Given | None = None, keep: Keep | None = None) -> Tensor:
         """f(v, c) for v (B, *event), (B,), without the base."""
-        c = None if self.conditioner is None else self.conditioner(given or {}, len(v), keep)
-        return self.body(v.flatten(1) if self.flatten else v, c)
+        if self.classifier:
+            return -_of_label(self.logits(v), given or {})
+        return self.body(v.flatten(1) if self.flatten else v, self._condition_on(given, len(v), keep))
 
-    def _log_base(self, v: Tensor) -> Tensor:
-        s = self.base_std
-        return -0.5 * (v.flatten(1) / s).square().sum(1) - self.space.size * math.log(s * math.sqrt(2 * math.pi))
+    def _condition_on(self, given: Given | None, n: int, keep: Keep | None) -> Tensor | None:
+        return None if self.conditioner is None else self.conditioner(given or {}, n, keep)
 
-    def _log_tilde(self, given: Given, keep: Mapping[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-        return lambda v: self._log_base(v) - self.energy(v, given, keep)
+    def _log_tilde(self, given: Given, keep: Keep | None = None) -> LogDensity:
+        """log p~ of v for some rows' givens; it knows its slope where the network's is written out."""
+        held: dict[int, Tensor | None] = {}
 
-    def _base(self, count: int, rng: Rng) -> Tensor:
-        return self.base_std * rng.normal((count, *self.space.shape))
+        def value(v: Tensor) -> Tensor:
+            return self.base.log_prob(v) - self.energy(v, given, keep)
+
+        def both(v: Tensor) -> tuple[Tensor, Tensor]:
+            if len(v) not in held:
+                held[len(v)] = self._condition_on(given, len(v), keep)
+            return self._both(v, held[len(v)], given)
+
+        return Sloped(both, value) if isinstance(self.body, ScalarMLP) else value
+
+    def _both(self, v: Tensor, c: Tensor | None, given: Given) -> tuple[Tensor, Tensor]:
+        """log p~ and its slope in v."""
+        if self.classifier:
+            g, slope = self.body.value_and_slope(v.flatten(1), None, lambda g: _weights(g, given))
+            return self.base.log_prob(v) + _of_label(g, given), self.base.slope(v) + slope.reshape(v.shape)
+        f, slope = self.body.value_and_slope(v.flatten(1), c)
+        return self.base.log_prob(v) - f, self.base.slope(v) - slope.reshape(v.shape)
+
+    def _slope(self, given: Given, keep: Keep) -> Callable[[Tensor], Tensor]:
+        """The score of v, with a graph."""
+        if isinstance(self.body, ScalarMLP):
+            return lambda v: self._both(v, self._condition_on(given, len(v), keep), given)[1]
+        log_p = self._log_tilde(given, keep)
+        return lambda v: torch.autograd.grad(log_p(v).sum(), v, create_graph=True)[0]
 
     # training
 
     def _players(self) -> list[Player]:
-        loss = self._contrast if self.objective == "pcd" else self._match
-        return [
-            Player(
-                "energy", list(self.parameters()), loss, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay
-            )
-        ]
+        own = list(self.parameters())
+        return [Player("energy", own, self._loss, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay)]
 
-    def _start(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
-        """v of the rows, and which givens the energy may see."""
+    def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         if batch.observed is not None:
             raise Unsupported("energy: it needs complete rows; fill the gaps first.")
         self.log_z.fill_(torch.nan)
-        u = batch.x.float()
-        self.moments.measure(u)
-        return self.moments(u), drop(batch.given, len(batch), rng) if batch.given else {}
+        v = self._standard(batch.x.float())
+        if self.classifier:
+            label = next(iter(batch.given.values())).long()
+            return self._of_objective(v, {}, {}, rng) + F.cross_entropy(self.logits(v), label)
+        return self._of_objective(v, batch.given, drop(batch.given, len(v), rng) if batch.given else {}, rng)
 
-    def _contrast(self, batch: Batch, rng: Rng) -> Tensor:
-        v, keep = self._start(batch, rng)
-        chain, its_given, its_keep = self._move_chains(batch, keep, rng)
-        on_data, on_chain = self.energy(v, batch.given, keep), self.energy(chain, its_given, its_keep)
+    def _standard(self, u: Tensor) -> Tensor:
+        """v of the rows; the first batches are measured."""
+        counts = self.training and int(self.moments.batches) < BATCHES
+        self.moments.measure(u)
+        v = self.moments(u)
+        if counts and self.base.fitted:
+            self.base.measure(v, int(self.moments.batches))
+        return v
+
+    def _of_objective(self, v: Tensor, given: Given, keep: Keep, rng: Rng) -> Tensor:
+        if self.objective == "dsm":
+            return matching.denoising(self._slope(given, keep), v, self.blur, rng).mean()
+        if self.blur:
+            v = v + self.blur * rng.normal(tuple(v.shape))
+        if self.objective == "ssm":
+            return matching.sliced(self._slope(given, keep), v, rng, self.slices, self.reduced).mean()
+        if self.objective == "nce":
+            many = {k: g.repeat(self.contrasts, *[1] * (g.ndim - 1)) for k, g in given.items()}
+            kept = {k: g.repeat(self.contrasts) for k, g in keep.items()}
+            noise = self.base.sample(len(v) * self.contrasts, rng)
+            return matching.contrast(-self.energy(v, given, keep), -self.energy(noise, many, kept))
+        return self._contrast(v, given, keep, rng)
+
+    def _contrast(self, v: Tensor, given: Given, keep: Keep, rng: Rng) -> Tensor:
+        chain, its_given, its_keep = self._move_chains(v, given, keep, rng)
+        if self.conditioner is None:
+            on_data, on_chain = self.energy(torch.cat([v, chain])).split([len(v), len(chain)])
+        else:
+            on_data, on_chain = self.energy(v, given, keep), self.energy(chain, its_given, its_keep)
         level = on_data.square().mean() + on_chain.square().mean()
         contrast = on_data.mean() - on_chain.mean()
         # chains far above the data lag behind the wells being dug: these wait, and are flattened, until the chains come
         waits = contrast.detach() < -(2 + 0.12 * self.space.size)
         return torch.where(waits, 0.0, 1.0) * contrast + self.shrink * level
 
-    def _match(self, batch: Batch, rng: Rng) -> Tensor:
-        v, keep = self._start(batch, rng)
-        e = rng.normal(tuple(v.shape))
-        with torch.enable_grad():
-            noisy = (v + self.noise * e).requires_grad_()
-            log_p = self._log_tilde(batch.given, keep)(noisy).sum()
-            (score,) = torch.autograd.grad(log_p, noisy, create_graph=True)
-        return 0.5 * (self.noise * score + e).flatten(1).square().sum(1).mean()
+    @torch.no_grad()
+    def _move_chains(self, v: Tensor, given: Given, keep: Keep, rng: Rng) -> tuple[Tensor, Given, Keep]:
+        """Moved chains with their givens: from the data, or those whose turn it is, as many as there are rows."""
+        if self.objective == "cd":
+            return self._run(self._log_tilde(given, keep), v, self.turns, rng, adapt=True), given, keep
+        turn = self.replay.take(self.base.sample(len(v), rng), given, keep, self.restart, rng)
+        x = self._run(self._log_tilde(turn.given, turn.keep), turn.x, self.turns, rng, adapt=True)
+        self.replay.put(turn, x)
+        return x, turn.given, turn.keep
 
-    def _move_chains(
-        self, batch: Batch, keep: Mapping[str, Tensor], rng: Rng
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The chains whose turn it is, moved, with their givens: as many as there are rows."""
-        rows = min(len(batch), len(self.states))
-        slot = (self.turn + torch.arange(rows, device=self.states.device)) % len(self.states)
-        fresh = rng.bernoulli(self.restart, (len(batch),))[:rows] | (self.visits[slot] == 0)
-        start = self._base(len(batch), rng)[:rows]
-        v = torch.where(fresh.reshape(-1, *[1] * len(self.space.shape)), start, self.states[slot])
-        self._adopt(slot[fresh], {k: g[:rows][fresh] for k, g in batch.given.items()}, keep, fresh)
-        given, kept = self._givens(slot)
-        v = self._run(self._log_tilde(given, kept), v, self.turns, rng, adapt=True)
-        self.states[slot], self.visits[slot] = v, self.visits[slot] + 1
-        self.turn.copy_((self.turn + rows) % len(self.states))
-        return v, given, kept
-
-    def _adopt(self, slot: Tensor, given: Given, keep: Mapping[str, Tensor], fresh: Tensor) -> None:
-        """Chains that begin take the givens of the rows beside them, and keep them for life."""
-        for i, name in enumerate(self.given):
-            known, kept = getattr(self, f"given_{i}"), getattr(self, f"keep_{i}")
-            kept[slot] = keep[name][: len(fresh)][fresh] if name in given else False
-            if name in given:
-                known[slot] = given[name].reshape(-1, *known.shape[1:]).to(known.dtype)
-
-    def _givens(self, slot: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The givens of some chains, and which of them each chain sees."""
-        given = {name: getattr(self, f"given_{i}")[slot] for i, name in enumerate(self.given)}
-        return given, {name: getattr(self, f"keep_{i}")[slot] for i, name in enumerate(self.given)}
-
-    def _run(self, log_p: Callable[[Tensor], Tensor], v: Tensor, moves: int, rng: Rng, adapt: bool = False) -> Tensor:
-        step = self.step_size.clone()
+    def _run(
+        self, log_p: LogDensity, v: Tensor, moves: int, rng: Rng, step: Tensor | None = None, adapt: bool = False
+    ) -> Tensor:
+        if self.kernel == "langevin":
+            return langevin(log_p, v, moves, rng, step_size=self.step).x
+        step = self.step_size.clone() if step is None else step
+        leapfrog, rate = (self.leapfrog, 0.7) if self.kernel == "hmc" else (1, 0.574)
         for _ in range(moves):
-            v, accept = transition(log_p, v, step.expand(len(v)), self.leapfrog, rng)
-            step = step * torch.exp(0.1 * (accept.mean() - 0.7)) if adapt else step
+            v, accept = transition(log_p, v, step.expand(len(v)), leapfrog, rng)
+            step = step * torch.exp(0.1 * (accept.mean() - rate)) if adapt else step
         if adapt:
             self.step_size.copy_(step)
-        return v.detach()
+        return v
 
     # answers
 
@@ -238,96 +289,113 @@ class Energy(Model):
         return self.moments.inverse(v).to(self.space.torch_dtype)
 
     def _sample_chains(self, count: int, given: Given, rng: Rng, sweeps: int) -> Tensor:
-        v, log_p = self._chain_starts(count, given, rng), self._log_tilde(given)
+        """v after sweeps of chains with the likest givens, or tempered ones where none has lived."""
+        log_p, step, trace = self._log_tilde(given), self.step_size, []
+        v = self._labelled(count, given, rng) if self.classifier else self.replay.starts(count, given, rng)
         if v is None:
-            v = self._temper(self._base(count, rng), log_p, rng)
-        return self._run(log_p, v, sweeps, rng)
+            path = Tempered(log_p, self.base.density, rng, self.leapfrog, 0.5 * self.base_std)
+            v = path.pilot(self.base.sample(count, rng), self.temperatures)
+            step = torch.tensor(path.step)
+        for _ in range(sweeps):
+            v = self._run(log_p, v, 1 if self.kernel == "hmc" else 10, rng, step)
+            trace.append(torch.cat([log_p(v)[:WATCHED, None], v.flatten(1)[:WATCHED, :WATCHED]], 1).detach())
+        if sweeps >= 4:
+            self.record["mixing"] = diagnostics(torch.stack(trace))
+        return v
 
-    def _chain_starts(self, count: int, given: Given, rng: Rng) -> Tensor | None:
-        """States of chains with the likest givens; None where there are no chains and all must start from the base."""
-        lived = self.visits > 0
-        if not bool(lived.any()):
-            return None
-        if not given:
-            slots = lived.nonzero().squeeze(1)
-            turns = rng.permutation(len(slots)).repeat(-(-count // len(slots)))[:count]  # none twice before all once
-            return self.states[slots[turns]]
-        far = torch.where(lived, 0.0, torch.inf).expand(count, -1)
-        for i, (name, space) in enumerate(self.given.items()):
-            if name in given:
-                far = far + self._distance(i, given[name], space)
-        return self.states[rng.categorical(-far)]
-
-    def _distance(self, i: int, asked: Tensor, space: Space) -> Tensor:
-        """How far given i of every chain is from what is asked for, (rows, chains): FAR where it is another code."""
-        known, kept = getattr(self, f"given_{i}").flatten(1 if space.shape else 0), getattr(self, f"keep_{i}")
-        if space.shape == () and space.discrete:
-            return torch.where((known[None] == asked.reshape(-1, 1)) & kept, 0.0, FAR)
-        known = known.reshape(len(known), -1).float()
-        scale = known[kept].std(0).clamp_min(1e-6) if int(kept.sum()) > 1 else 1.0
-        gap = torch.cdist(asked.reshape(len(asked), -1).float() / scale, known / scale)
-        return torch.where(kept, (gap / NEAR).square(), FAR)
-
-    def _temper(self, u: Tensor, log_p: Callable[[Tensor], Tensor], rng: Rng) -> Tensor:
-        """From the base to p along base^(1 - b) p^b, its step tuned on the way."""
-
-        def between(b: float) -> Callable[[Tensor], Tensor]:
-            return lambda v: (1 - b) * self._log_base(v) + b * log_p(v)
-
-        step = torch.full((len(u),), 0.5 * self.base_std)
-        for k in range(self.temperatures):
-            b = (k + 1) / self.temperatures
-            u, accept = transition(between(b), u, step, self.leapfrog, rng)
-            step = step * torch.exp(0.3 * (accept.mean() - 0.7))
-        return u
+    def _labelled(self, count: int, given: Given, rng: Rng) -> Tensor | None:
+        """Chains of a classifier's energy to start from, with a label picked by how much each looks like it."""
+        if not given or not bool(self.replay.lived.any()):
+            return self.replay.starts(count, {}, rng)
+        states = self.replay.states[self.replay.lived]
+        looks = self.logits(states).log_softmax(1).T[next(iter(given.values())).long()]  # (count, chains)
+        return states[rng.categorical(looks)]
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
             raise Unsupported("energy: the density of the observed part alone is not known; pass complete rows.")
         log_p = self._log_tilde(given)(self.moments(x.float())).double()
         log_p = log_p - self.moments.deviation.double().log().sum()
+        if self.objective == "nce" and not self.classifier:
+            return Value(log_p, Quality.ESTIMATE, None, {"log_z": "learnt with the energy, by contrast with noise"})
         if given and not self.levels:
             return Value(log_p, Quality.UNNORMALISED)
         low, high, stderr = self.partition().unbind(-1)
         row = next(iter(given.values())).reshape(-1).long() + 1 if given else torch.zeros(len(x), dtype=torch.long)
-        # half the distance of the ends is an error too; where they are the wrong way round the draws have missed a part
-        # of p, so that only the forward end is to be believed
-        middle = torch.maximum(low, 0.5 * (low + high))
-        error = torch.hypot(stderr, 0.5 * (high - low))[row]
-        return Value(log_p - middle[row], Quality.ESTIMATE, error, {"log_z": (low.tolist(), high.tolist())})
+        error = torch.hypot(stderr, 0.5 * (high - low))[row]  # half the distance of the ends is an error too
+        return Value(log_p - self._middle()[row], Quality.ESTIMATE, error, {"log_z": (low.tolist(), high.tolist())})
 
+    def _middle(self) -> Tensor:
+        """log Z between its ends; the forward one where they are the wrong way round: the draws missed a part of p."""
+        low, high, _ = self.partition().unbind(-1)
+        return torch.maximum(low, 0.5 * (low + high))
+
+    @torch.no_grad()
     def partition(self) -> Tensor:
         """(log Z low, high, standard error), float64, one row for no given and one for each code; computed once."""
         if bool(self.log_z.isnan().any()):
-            with torch.no_grad():
-                self.log_z.copy_(self._annealed(Rng(LOG_Z_SEED, self.states.device)))
+            rng = Rng(LOG_Z_SEED, self.log_z.device)
+            self.log_z.copy_(self._by_shares(rng) if self.classifier else self._annealed(self.levels + 1, rng))
         return self.log_z
 
-    def _annealed(self, rng: Rng) -> Tensor:
-        rows, n = self.levels + 1, self.particles
-        log_p = self._each_given(n)
+    def log_prior(self) -> Tensor:
+        """log p(label) = log Z_label - log Z, (K,), that a classifier's energy implies.
+
+        With it `Joint(model, name, model.log_prior())` has exactly softmax g as its p(label | x): every log Z cancels.
+        """
+        if not self.classifier:
+            raise Unsupported("energy: only with classifier=True are the labels part of its density.")
+        return self._middle()[1:] - self._middle()[0]
+
+    def posterior(self, u: Tensor) -> Tensor:
+        """p(label | u) of a classifier, (B, K), exact: softmax g, without any log Z."""
+        if not self.classifier:
+            raise Unsupported("energy: p(label | x) without log Z wants classifier=True; else ask Joint.")
+        with torch.no_grad():
+            return self.logits(self.moments(u.float())).softmax(1)
+
+    def _by_shares(self, rng: Rng) -> Tensor:
+        """Rows of log Z of a classifier: Z_y = Z E_p p(y | v), so one annealing does for all labels."""
+        whole = self._annealed(1, rng)
+        share = self.logits(self._sample_chains(LABEL_DRAWS, {}, rng, self.sweeps)).double().softmax(1)
+        mean = share.mean(0).clamp_min(0.5 / LABEL_DRAWS)
+        ends, error = whole[:, :2] + (mean / mean.sum()).log()[:, None], share.std(0) / mean / LABEL_DRAWS**0.5
+        return torch.cat([whole, torch.cat([ends, torch.hypot(error, whole[0, 2])[:, None]], 1)])
+
+    def _annealed(self, rows: int, rng: Rng) -> Tensor:
+        n, log_p, q = self.particles, self._each_given(rows), self.base.density
         mixed = max(LOG_Z_SWEEPS, self.sweeps)  # the reverse bound wants draws that have forgotten their start
         draws = [self._sample_chains(n, self._code(code, n), rng, mixed) for code in range(rows)]
-        model = torch.stack(draws, 1).flatten(0, 1)
+        model, k = torch.stack(draws, 1).flatten(0, 1), self.temperatures
         settings: dict[str, Any] = {"rows": rows, "leapfrog": self.leapfrog, "step_size": float(self.step_size)}
-        low: LogZ = ais(
-            log_p, self._log_base, lambda count: self._base(count, rng), n, self.temperatures, rng, **settings
-        )
-        high: LogZ = reverse_ais(log_p, self._log_base, model, self.temperatures, rng, **settings)
+        low = ais(log_p, q, lambda count: self.base.sample(count, rng), n, k, rng, **settings)
+        high = reverse_ais(log_p, q, model, k, rng, **settings)
         return torch.stack([low.value, high.value, torch.hypot(low.stderr, high.stderr)], -1).double()
 
     def _code(self, code: int, count: int) -> dict[str, Tensor]:
         """The given of row `code` of log Z: none, then each code."""
         return {next(iter(self.given)): torch.full((count,), code - 1)} if code else {}
 
-    def _each_given(self, particles: int) -> Callable[[Tensor], Tensor]:
+    def _each_given(self, rows: int) -> LogDensity:
         """log p~ of particles in the order (particle, code), each with its own code."""
-        if not self.levels:
+        if rows == 1:
             return self._log_tilde({})
-        name, rows = next(iter(self.given)), self.levels + 1
+        name, known = next(iter(self.given)), dict[int, LogDensity]()
 
-        def log_p(u: Tensor) -> Tensor:
-            code = torch.arange(rows, device=u.device).repeat(len(u) // rows) - 1
-            return self._log_tilde({name: code.clamp_min(0)}, {name: code >= 0})(u)
+        def of(v: Tensor) -> LogDensity:
+            if len(v) not in known:
+                code = torch.arange(rows, device=v.device).repeat(len(v) // rows) - 1
+                known[len(v)] = self._log_tilde({name: code.clamp_min(0)}, {name: code >= 0})
+            return known[len(v)]
 
-        return log_p
+        return Sloped(lambda v: value_and_slope(of(v), v), lambda v: of(v)(v))
+
+
+def _of_label(g: Tensor, given: Given) -> Tensor:
+    """g of the label given, or log sum exp of all, (B,)."""
+    return g.gather(1, next(iter(given.values())).long().reshape(-1, 1))[:, 0] if given else torch.logsumexp(g, 1)
+
+
+def _weights(g: Tensor, given: Given) -> Tensor:
+    """The slope of `_of_label` in g, (B, K)."""
+    return F.one_hot(next(iter(given.values())).long().reshape(-1), g.shape[1]).to(g) if given else g.softmax(1)
