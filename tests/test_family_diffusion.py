@@ -56,13 +56,13 @@ class TestPreconditioning:
         torch.testing.assert_close(d, u / (1 + sigma[:, None] ** 2))
 
     def test_constants_of_edm(self):
-        """c_out and c_in: a network that returns its scaled input gives (c_skip + c_out c_in) u_t."""
+        """c_out and c_in: a network that returns its scaled input gives (c_skip - c_out c_in) u_t, as v is EDM's -F."""
         model = Diffusion(**SMALL).build(real(2))
         model._body = lambda scaled, u, level, c, observed: scaled
         u, s = torch.tensor([[0.7, -0.3]]), 0.5
         d = model.denoise(u, torch.ones(1), torch.full((1,), s))
         skip, out, into = 1 / (s**2 + 1), s / math.sqrt(s**2 + 1), 1 / math.sqrt(s**2 + 1)
-        torch.testing.assert_close(d, (skip + out * into) * u)
+        torch.testing.assert_close(d, (skip - out * into) * u)
 
     @pytest.mark.parametrize(("alpha", "sigma"), [(0.8, 0.6), (0.3, 0.7), (0.05, 0.99)])
     def test_any_path_is_the_same_denoiser(self, alpha, sigma):
@@ -99,7 +99,7 @@ class TestLoss:
 
     def test_levels_are_those_of_the_bound(self):
         model = Diffusion(**SMALL).build(real(2))
-        sigma = model._training_levels(1000, Rng(0)).double().sort().values
+        sigma = model._training_levels(1000, Rng(0))[0].double().sort().values
         v = torch.log1p(1 / sigma**2).flip(0)
         grid = torch.linspace(*model.span.ends, 1001, dtype=torch.float64)
         assert bool((v >= grid[:-1] - 0.02).all() and (v <= grid[1:] + 0.02).all())

@@ -51,6 +51,7 @@ class Model(nn.Module):
     batch_size: ClassVar[int] = 128
     validate_by: ClassVar[str] = "loss"  # or "samples", where the loss does not fall as the model improves
     sampler: ClassVar[Quality] = Quality.EXACT  # or ESTIMATE, where a chain or a solver stands before the draws
+    points: ClassVar[bool] = False  # a Euclidean family that wants a table's categories as points (see `Chart`)
     space: Space
     given: dict[str, Space]
     history: list[dict[str, Any]]  # what `fit` reported, line by line

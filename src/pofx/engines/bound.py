@@ -8,7 +8,8 @@ v = log(1 + c^2 / s^2) the integral is 1/2 int dv |r|^2 where r = (u - D) sqrt(1
 unpredictable noise: v uniform spreads the work evenly. The levels are stratified, and what |r|^2 would be without a
 network, whose mean is known, is subtracted with a weight from the neighbouring levels only, which keeps it unbiased.
 
-Offers `variational_bound`, and `Range`: the levels and the constant of the bound, for the loss that trains it.
+Offers `variational_bound`; `Range`, the levels and the constant of the bound, for the loss that trains it; `Schedule`,
+the learned spacing of the levels.
 
 References: VDM (Kingma 2021, arXiv:2107.00630); EDM (Karras 2022, arXiv:2206.00364).
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..randomness import Rng
 
@@ -63,13 +64,83 @@ class Range:
         low, high = self.ends
         return self.data_std / torch.expm1(low + (high - low) * position.double()).sqrt()
 
-    def constant(self, u: Tensor) -> Tensor:
-        """The first and the last term of the bound, which no network enters, (B,)."""
-        d, total = u[0].numel(), self.sigma_max**2 + self.data_std**2
-        first = -0.5 * d * (math.log(2 * math.pi * self.sigma_min**2) + 1)
-        ratio = self.sigma_max**2 / total
-        square = u.flatten(1).double().square().sum(1)
-        return first - 0.5 * (d * (ratio - 1 - math.log(ratio)) + square / total)
+    def constant(self, u: Tensor, observed: Tensor | None = None, points: Tensor | None = None) -> Tensor:
+        """The first and the last term of the bound, which no network enters, (B,), of the observed entries.
+
+        Entries that are points of a list (`points`, bool (D,)) have a probability, not a density: no first term.
+        """
+        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64, device=u.device)
+        return _constant(ends, u, observed, points, self.data_std)
+
+
+def _constant(ends: Tensor, u: Tensor, observed: Tensor | None, points: Tensor | None, data_std: float) -> Tensor:
+    seen = torch.ones_like(u, dtype=torch.float64) if observed is None else observed.double()
+    seen, low, high = seen.flatten(1), ends[0], ends[1]
+    dense = seen if points is None else seen * ~points
+    first = -0.5 * dense.sum(1) * ((2 * math.pi * low.square()).log() + 1)
+    total = high.square() + data_std**2
+    ratio = high.square() / total
+    square = (u.flatten(1).double().square() * seen).sum(1)
+    return first - 0.5 * (seen.sum(1) * (ratio - 1 - ratio.log()) + square / total)
+
+
+class Schedule(nn.Module):
+    """Learned levels: the ends of the range, and the spacing of the levels between them, monotone in the position.
+
+    The range of v is cut into even cells, and cell k gets a share p_k of the levels: a monotone, piecewise linear map.
+    The ends are where the bound is highest; since the bound does not depend on the spacing, that is where the variance
+    of its estimate, int dv f(v)^2 / q(v), is least (Kingma 2021, arXiv:2107.00630, sections 5 and 4.1).
+
+    Args:
+        sigma_min, sigma_max: the ends to start from.
+        cells: pieces of the map.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24) -> None:
+        super().__init__()
+        self.start = (sigma_min, sigma_max)
+        self.log_ends = nn.Parameter(torch.zeros(2))  # relative to where they started
+        self.shares = nn.Parameter(torch.zeros(cells))
+
+    @property
+    def ends(self) -> Tensor:
+        """sigma_min and sigma_max, (2,): within a factor of 30 of the start."""
+        start = torch.tensor(self.start, dtype=torch.float64, device=self.log_ends.device)
+        return start * (math.log(30) * torch.tanh(self.log_ends.double())).exp()
+
+    @property
+    def range(self) -> Range:
+        """The range as plain numbers."""
+        low, high = self.ends.tolist()
+        return Range(low, high)
+
+    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Even positions in [0, 1) -> places in [0, 1), even in v, and what a level there weighs (dplace/dposition)."""
+        cells = len(self.shares)
+        p = 0.9 * self.shares.double().softmax(0) + 0.1 / cells  # no cell is forgotten
+        edges = torch.cat([p.new_zeros(1), p.cumsum(0)])
+        k = (torch.searchsorted(edges.detach(), position, right=True) - 1).clamp(0, cells - 1)
+        weight = 1 / (cells * p[k])
+        return ((k + (position - edges[k]) / p[k]) / cells).clamp(0, 1), weight
+
+    def sigma(self, place: Tensor) -> Tensor:
+        """The noise level at a place; gradients reach the ends."""
+        v = torch.log1p(1 / self.ends.square())
+        return 1 / torch.expm1(v[1] + (v[0] - v[1]) * place.double()).sqrt()
+
+    def loss(self, r2: Tensor, weight: Tensor, u: Tensor, observed: Tensor | None, points: Tensor | None) -> Tensor:
+        """The negative bound as a function of the ends, plus the log of the variance as one of the spacing.
+
+        Args:
+            r2: |r|^2 (B,) at levels drawn by this schedule, differentiable in the ends.
+            weight: of these levels, differentiable in the shares.
+            u, observed, points: the rows.
+        """
+        v = torch.log1p(1 / self.ends.square())
+        half = 0.5 * (v[0] - v[1]) * weight.detach() * r2.double()
+        cost = (half - _constant(self.ends, u, observed, points, 1.0)).mean() / u[0].numel()
+        spread = (half.detach().square() / weight.detach() * weight).mean()
+        return (cost + spread.log()).float()
 
 
 def variational_bound(
@@ -81,6 +152,8 @@ def variational_bound(
     sigma_min: float = 1e-3,
     sigma_max: float = 80.0,
     data_std: float = 1.0,
+    place: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    points: Tensor | None = None,
 ) -> Bound:
     """A lower bound on log p(u) for u (B, *event) by asking the denoiser at `draws` noise levels a row.
 
@@ -91,6 +164,8 @@ def variational_bound(
         draws: noise levels for each row, at least 2, one from each of as many strata.
         sigma_min, sigma_max: the range of noise; the bound is the tighter the wider it is.
         data_std: standard deviation of the data.
+        place: even positions in [0, 1) -> places in the range and weights, as a `Schedule` has them.
+        points: which entries are points of a list, bool (D,); their term log p(x | u_0) is the caller's to add.
 
     Raises ValueError for fewer than 2 draws.
     """
@@ -98,19 +173,18 @@ def variational_bound(
         raise ValueError(f"draws: got {draws}, expected at least 2 noise levels.")
     rng = rng if isinstance(rng, Rng) else Rng(rng, u.device)
     span = Range(sigma_min, sigma_max, data_std)
-    pairs = [_residuals(denoise, u, span, k, draws, rng) for k in range(draws)]
-    terms = _reduced(*(torch.stack(part) for part in zip(*pairs, strict=True)))
+    positions = (torch.arange(draws, device=u.device)[:, None] + rng.uniform((draws, len(u)), torch.float64)) / draws
+    places, weights = (positions, torch.ones_like(positions)) if place is None else place(positions)
+    pairs = [_residuals(denoise, u, span, span.sigma(at), rng) for at in places]
+    terms = weights * _reduced(*(torch.stack(part) for part in zip(*pairs, strict=True)))
     half = 0.5 * span.width
     # differences of neighbours: the spread within the strata, not the trend across them
     spread = (terms[1:] - terms[:-1]).square().sum(0) / (2 * (draws - 1))
-    return Bound(span.constant(u) - half * terms.mean(0), half * (spread / draws).sqrt())
+    return Bound(span.constant(u, None, points) - half * terms.mean(0), half * (spread / draws).sqrt())
 
 
-def _residuals(
-    denoise: Denoiser, u: Tensor, span: Range, k: int, draws: int, rng: Rng
-) -> tuple[Tensor, Tensor, Tensor]:
-    """r^2, r^2 without a network, and the mean of the latter, each (B, D), at one level of stratum k for each row."""
-    sigma = span.sigma((k + rng.uniform((len(u),), torch.float64)) / draws)
+def _residuals(denoise: Denoiser, u: Tensor, span: Range, sigma: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    """r^2, r^2 without a network, and the mean of the latter, each (B, D), at one level sigma (B,) for each row."""
     noise = rng.normal(tuple(u.shape), u.dtype)
     u_t = u + sigma.to(u.dtype).reshape(-1, *[1] * (u.ndim - 1)) * noise
     d = denoise(u_t, torch.ones_like(sigma, dtype=u.dtype), sigma.to(u.dtype))

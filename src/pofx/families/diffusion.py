@@ -1,27 +1,34 @@
 """Diffusion: learn to remove noise of every strength; sampling removes it step by step.
 
     u_t = alpha u + sigma e,   n^2 = alpha^2 + sigma^2,   v = log(1 + alpha^2 / sigma^2)
-    D(u_t) = (alpha / n^2) u_t + (sigma / n) F(u_t / n, sigma / alpha)                          E[u | u_t]
+    D(u_t) = k u_t - g F(u_t / n, sigma / alpha)                                                E[u | u_t]
     log p(u) >= C(u) - 1/2 int dv E |r|^2,   r = (u - D) sqrt(1 + 1/sigma^2)  at alpha = 1
 
-With alpha = 1 this is EDM's preconditioning for unit variance, and |r|^2 is EDM's weighted loss; levels uniform in v
-make that loss the variational bound itself. Offers sample (Heun on EDM's grid), log_prob (the bound), denoise and
-score (of the data with the least noise). Fitted by the bound, one level a row, levels stratified over the batch. F sees
-smoothed Fourier features of u_t, since the edges of relaxed levels are finer than a network alone resolves.
+F predicts what `predict` says, and k, g turn it into D: the one place where that matters. With "v" and alpha = 1 this
+is EDM's preconditioning for unit variance, and |r|^2 is EDM's weighted loss; levels uniform in v make that loss the
+variational bound itself: one model is a hierarchical VAE (the bound) and a continuous flow (the ODE).
 
-References: EDM (Karras 2022, arXiv:2206.00364); VDM (Kingma 2021, arXiv:2107.00630).
+Offers sample, log_prob (the bound, or the ODE's estimate), denoise and score (of the data with the least noise). Fitted
+by the bound, one level a row, levels stratified over the batch. F sees smoothed Fourier features of u_t, as the edges
+of relaxed levels are finer than a network alone resolves. On a table with categories or levels F adds to what each
+column says by itself (`engines/columns.py`), and D is a mean over levels.
+
+References: DDPM (Ho 2020, arXiv:2006.11239); VDM (Kingma 2021, arXiv:2107.00630); EDM (Karras 2022, arXiv:2206.00364);
+v (Salimans 2022, arXiv:2202.00512); score SDE (Song 2021, arXiv:2011.13456); flow matching (Lipman 2023,
+arXiv:2210.02747).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from pofx.engines.bound import Range, variational_bound
-from pofx.engines.diffusion import VE, sample
+from pofx.engines.bound import Range, Schedule, variational_bound
+from pofx.engines.columns import Column, Columns
+from pofx.engines.diffusion import PATHS, SAMPLERS, ode_log_prob, path_of, sample
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
@@ -32,17 +39,32 @@ class Diffusion(Model):
     """A denoiser of all noise levels, as a distribution.
 
     Args:
+        path: of the sampler, and of the levels where weighting is "simple": "edm" (alpha = 1), "vp" (cosine),
+            "vp-linear", or "linear" (flow matching).
+        predict: what the network says: "v" (alpha e - sigma u over n; on the linear path e - u), "eps" or "x".
+        weighting: of the training loss: "bound" (the likelihood), or "simple" (the plain squared error of what is
+            predicted, times uniform on the path: DDPM's loss, or flow matching's).
+        schedule: of the bound's levels: "even" in v, or "learned": ends that make the bound highest, and in between
+            the spacing that makes its variance least; None: learned for tables with categories or levels, else even.
+        solver: "heun", "churn" (EDM's stochastic one), "ddim", "ddpm" (ancestral) or "dpm++2m".
+        solver_steps: levels of the sampler; heun and churn ask the network 2 solver_steps - 1 times, others once each.
+        density: of log_prob: "bound", or "ode" (the probability flow's, an estimate).
         width: features of the network; None: 16 or 32 channels for small and other pictures, 256 for vectors.
         depth: sizes of the U-Net or blocks of the MLP; None: by the Space.
         blocks: residual blocks at each size of the U-Net.
+        patch: side of the squares of pixels that enter it as channels; None: 2 for pictures from 24 pixels on.
         dropout: probability inside each block.
         frequencies: octaves of Fourier features of each entry, from 2 radians per standard deviation.
-        sigma_min, sigma_max: range of noise levels, in standard deviations of the data.
-        rho: curvature of the sampler's grid of levels.
-        solver_steps: levels of the sampler; it asks the network 2 solver_steps - 1 times.
+        sigma_min, sigma_max: range of noise levels, in standard deviations of the data; where it starts, if learned.
+        rho: curvature of the "edm" sampler's grid of levels.
         levels: noise levels for each draw of `log_prob`.
-        focus: share of the training rows whose level is drawn around the middle of the range, where pictures form.
-        lr: of AdamW; None: 4e-3, but 1e-3 for vectors of more than 16 entries. weight_decay: of AdamW.
+        focus: share of the training rows whose level is drawn around the middle of the range, where pictures form; 1
+            is EDM's training.
+        lr: of AdamW; None: 4e-3, but 2e-3 for tables and 1e-3 for vectors of more than 16 entries.
+        weight_decay: of AdamW.
+
+    Raises:
+        ValueError: a word that none of these arguments knows.
     """
 
     card = Card(
@@ -57,94 +79,186 @@ class Diffusion(Model):
         reference="Karras et al. 2022, arXiv:2206.00364; Kingma et al. 2021, arXiv:2107.00630",
         euclidean=True,
     )
-    batch_size = 64
     sampler = Quality.ESTIMATE
+    points = True
+    columns: Columns | None
 
     def __init__(
         self,
         *,
+        path: str = "edm",
+        predict: str = "v",
+        weighting: str = "bound",
+        schedule: str | None = None,
+        solver: str = "heun",
+        solver_steps: int = 18,
+        density: str = "bound",
         width: int | None = None,
         depth: int | None = None,
         blocks: int = 1,
+        patch: int | None = None,
         dropout: float = 0.0,
         frequencies: int = 8,
         sigma_min: float = 1e-3,
         sigma_max: float = 80.0,
         rho: float = 7.0,
-        solver_steps: int = 18,
         levels: int = 4,
         focus: float = 0.0,
         lr: float | None = None,
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
-        self.width, self.depth, self.blocks, self.dropout = width, depth, blocks, dropout
+        _check(path=(path, PATHS), predict=(predict, ("v", "eps", "x")), solver=(solver, SAMPLERS))
+        _check(weighting=(weighting, ("bound", "simple")), schedule=(schedule, (None, "even", "learned")))
+        _check(density=(density, ("bound", "ode")))
+        self.path, self.predict, self.weighting, self.schedule = path, predict, weighting, schedule
+        self.solver, self.density = solver, density
+        self.width, self.depth, self.blocks, self.patch, self.dropout = width, depth, blocks, patch, dropout
         self.frequencies, self.sigma_min, self.sigma_max, self.rho = frequencies, sigma_min, sigma_max, rho
         self.solver_steps, self.levels, self.focus = solver_steps, levels, focus
         self.lr, self.weight_decay = lr, weight_decay
+        self.columns = None
+
+    def offers(self) -> frozenset[str]:
+        # points have no slope
+        return super().offers() - ({"score"} if self.columns is not None else set())
 
     def _build(self) -> None:
         shape = self.space.shape
         self.picture = self.space.layout == "grid" and len(shape) == 3
         small = self.picture and self.space.size <= 256
         width = self.width or ((16 if small else 32) if self.picture else 256)
-        self.features = 4 * width if self.picture else width
+        said = [Column(kind, start, tuple(values)) for kind, start, values in self.space.meta.get("columns", ())]
+        self.columns = Columns(said) if said else None
+        self.features = 4 * width if self.picture else width // 4 if said else width
         self.features += self.features % 2
         entries = 2 + 2 * self.frequencies  # the entry, its mask, sines and cosines
-        c = self.features
-        if self.picture:
-            depth = self.depth or max(1, min(4, round(math.log2(max(shape[1:]) / 4)) + 1))
-            channels = shape[0] * entries
-            self.net: nn.Module = UNet(channels, shape[0], width, depth, self.blocks, c, dropout=self.dropout)
+        c, size, depth = self.features, self.space.size, self.depth
+        if self.columns is not None:
+            pieces, smooth = self.columns.pieces, len(self.columns.smooth)
+            wide = pieces + size + len(said)
+            self.net: nn.Module = MLP(wide, pieces + smooth, width, depth or 4, c, self.dropout, zero=True)
+        elif self.picture:
+            patch = self.patch or (2 if max(shape[1:]) >= 24 else 1)
+            depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / patch / 4)) + 1))
+            channels = (shape[0] * entries, shape[0])
+            self.net = UNet(*channels, width, depth, self.blocks, c, dropout=self.dropout, patch=patch)
         else:
-            size = self.space.size
-            self.net = MLP(size * entries, size, width, self.depth or 4, c, self.dropout, zero=True)
+            self.net = MLP(size * entries, size, width, depth or 4, c, self.dropout, zero=True)
         self.clock = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         self.register_buffer("omega", 2.0 ** torch.arange(1, self.frequencies + 1), persistent=False)
+        learned = (self.schedule or ("learned" if said else "even")) == "learned"
+        self.spacing = Schedule(self.sigma_min, self.sigma_max) if learned else None
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        """Rows of a step: more of a table, whose rows are small."""
+        return 256 if self.columns is not None else 64
 
     @property
     def span(self) -> Range:
         """The range of noise levels."""
-        return Range(self.sigma_min, self.sigma_max)
+        return Range(self.sigma_min, self.sigma_max) if self.spacing is None else self.spacing.range
 
     @property
     def _rate(self) -> float:
-        # a wide table's few heavy columns make the loss of small noise jump: a quick learner never settles
-        return self.lr or (4e-3 if self.picture or self.space.size <= 16 else 1e-3)
+        # a wide vector's few heavy entries make the loss of small noise jump: a quick learner never settles
+        fast = self.picture or self.space.size <= 16
+        return self.lr or (2e-3 if self.columns is not None else 4e-3 if fast else 1e-3)
 
     def _players(self) -> list[Player]:
-        return [
-            Player("denoiser", list(self.parameters()), self._loss, lr=self._rate, weight_decay=self.weight_decay),
-        ]
+        rest = [p for name, p in self.named_parameters() if not name.startswith("spacing.")]
+        players = [Player("denoiser", rest, self._loss, lr=self._rate, weight_decay=self.weight_decay)]
+        if self.spacing is not None:
+            params = list(self.spacing.parameters())
+            players.append(Player("spacing", params, self._spacing_loss, every=4, lr=3e-2, weight_decay=0.0))
+        return players
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         """The negative bound, nats: at one level a row while training, at `levels` levels when validating."""
-        if not self.training and batch.observed is None:
-            return -self._bound(batch.x, batch.given, self.levels, rng).value.mean()
-        u, observed, rows = batch.x.float(), batch.observed, len(batch)
-        sigma = self._training_levels(rows, rng)
-        s = sigma.reshape(-1, *[1] * (u.ndim - 1))
-        u_t = u + s * rng.normal(tuple(u.shape))
-        if observed is not None:
-            blank = (1 + s**2).sqrt() * rng.normal(tuple(u.shape))
-            u, u_t = torch.where(observed, u, 0.0), torch.where(observed, u_t, blank)
-        keep = drop(batch.given, rows, rng) if self.training else None
-        d = self._network(u_t, torch.ones_like(sigma), sigma, batch.given, observed, keep)
-        r2 = (u - d).square() * (1 + 1 / s**2)
-        r2 = r2 if observed is None else torch.where(observed, r2, 0.0)
-        return 0.5 * self.span.width * r2.sum() / rows - self.span.constant(u).mean().float()
+        if not self.training:
+            if batch.observed is None:
+                return -self._bound(batch.x, batch.given, self.levels, rng).value.mean()
+            return torch.stack([self._bound_loss(batch, rng) for _ in range(self.levels)]).mean()
+        if self.columns is not None:
+            self.columns.measure(batch.x.float(), batch.observed)
+        return self._simple_loss(batch, rng) if self.weighting == "simple" else self._bound_loss(batch, rng)
 
-    def _training_levels(self, rows: int, rng: Rng) -> Tensor:
-        """Levels uniform in v, one in each stratum of the global batch; a share of them log-normal as in EDM."""
+    def _bound_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        rows = len(batch)
+        sigma, weight = self._training_levels(rows, rng)
+        keep = drop(batch.given, rows, rng) if self.training else None
+        r2 = self._residual(batch, torch.ones_like(sigma), sigma, rng, keep) * (1 + 1 / sigma**2)
+        constant = self.span.constant(batch.x.float(), batch.observed, self._points)
+        return 0.5 * self.span.width * (weight * r2).sum() / rows - constant.mean().float()
+
+    def _residual(
+        self, batch: Batch, alpha: Tensor, sigma: Tensor, rng: Rng, keep: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """|u - D|^2 over the observed entries, (B,), at one alpha and sigma a row."""
+        u, observed = batch.x.float(), batch.observed
+        a, s = (t.reshape(-1, *[1] * (u.ndim - 1)) for t in (alpha, sigma))
+        u_t = a * u + s * rng.normal(tuple(u.shape))
+        if observed is not None:
+            blank = torch.hypot(a, s) * rng.normal(tuple(u.shape))
+            u, u_t = torch.where(observed, u, 0.0), torch.where(observed, u_t, blank)
+        r = u - self._network(u_t, alpha, sigma, batch.given, observed, keep)
+        r = r if observed is None else torch.where(observed, r, 0.0)
+        return r.square().flatten(1).sum(1)
+
+    def _simple_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        """The squared error of what the network predicts, at times uniform on the path."""
+        path = path_of(self.path, self.sigma_min, self.sigma_max, self.rho)
+        t = self._strata(len(batch), rng).clamp(1e-4, 1.0)
+        alpha, sigma = path.alpha(t).float(), path.sigma(t).float()
+        r2 = self._residual(batch, alpha, sigma, rng, drop(batch.given, len(batch), rng))
+        return (r2 / self._reading(alpha, sigma)[1].square()).mean()
+
+    def _strata(self, rows: int, rng: Rng) -> Tensor:
+        """Even positions in [0, 1), one in each stratum of the global batch, shifted at random."""
         slots = torch.arange(rows, device=rng.device, dtype=torch.float64)
         first, total = (rng.rows.start, rng.rows.total) if rng.rows else (0, rows)
-        shift = rng.uniform((1,), torch.float64)
-        sigma = self.span.sigma((shift + (slots + first) / total) % 1)
+        return (rng.uniform((1,), torch.float64) + (slots + first) / total) % 1
+
+    def _training_levels(self, rows: int, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Levels uniform in v (or where the schedule puts them), and weights; a share of them log-normal as in EDM."""
+        place, weight = self._place(self._strata(rows, rng))
+        sigma = self.span.sigma(place)
         if self.focus:
             middle = torch.exp(1.2 * rng.normal((rows,), torch.float64) - 1.2)
             sigma = torch.where(rng.bernoulli(self.focus, (rows,)), middle, sigma)
-        return sigma.clamp(self.sigma_min, self.sigma_max).float()
+        return sigma.clamp(self.span.sigma_min, self.span.sigma_max).float(), weight.float()
+
+    def _place(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        if self.spacing is None:
+            return position, torch.ones_like(position)
+        with torch.no_grad():
+            return self.spacing(position)
+
+    def _spacing_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        """What the ends of the schedule cost the bound, and the variance that its spacing leaves."""
+        assert self.spacing is not None
+        place, weight = self.spacing(self._strata(len(batch), rng))
+        sigma = self.spacing.sigma(place.detach()).float()
+        r2 = self._residual(batch, torch.ones_like(sigma), sigma, rng, None) * (1 + 1 / sigma**2)
+        return self.spacing.loss(r2, weight, batch.x.float(), batch.observed, self._points)
+
+    @property
+    def _points(self) -> Tensor | None:
+        return None if self.columns is None else self.columns.point
+
+    def _reading(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """k and g of D = k u_t - g F, for what F predicts."""
+        if self.columns is not None or self.predict == "x":
+            return torch.zeros_like(alpha), -torch.ones_like(alpha)
+        if self.predict == "eps":
+            alpha = torch.maximum(alpha, sigma / self.sigma_max)  # pure noise says nothing of u
+            return 1 / alpha, sigma / alpha
+        if self.path == "linear":
+            return 1 / (alpha + sigma), sigma / (alpha + sigma)
+        n = torch.hypot(alpha, sigma)
+        return alpha / n**2, sigma / n
 
     def _network(
         self,
@@ -156,15 +270,34 @@ class Diffusion(Model):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """D(u_t) for u_t (B, *event) and one alpha and sigma a row, float32."""
-        n = torch.hypot(alpha, sigma)
-        level = (sigma / alpha).clamp(self.sigma_min, self.sigma_max)
-        wide = [t.reshape(-1, *[1] * (u_t.ndim - 1)) for t in (alpha, sigma, n)]
-        c = fourier(level.log() / 4, self.features, 0.5, 60.0)
-        c = self.clock(c)
+        wide = (-1, *[1] * (u_t.ndim - 1))
+        level = (sigma / alpha).clamp(self.span.sigma_min, self.span.sigma_max)
+        scaled = u_t / torch.hypot(alpha, sigma).reshape(wide)
+        c = self.clock(fourier(level.log() / 4, self.features, 0.5, 60.0))
         if self.conditioner is not None:
             c = c + self.conditioner(given, len(u_t), keep)
-        f = self._body(u_t / wide[2], u_t / wide[0].clamp_min(1e-12), level, c, observed)
-        return wide[0] / wide[2] ** 2 * u_t + wide[1] / wide[2] * f
+        # u_t / alpha, but finite where alpha is 0
+        clean = scaled * (1 + level**2).sqrt().reshape(wide)
+        if self.columns is not None:
+            return self._of_columns(self.columns, scaled, clean, level, c, observed)
+        k, g = (t.reshape(wide) for t in self._reading(alpha, sigma))
+        return k * u_t - g * self._body(scaled, clean, level, c, observed)
+
+    def _of_columns(
+        self, columns: Columns, scaled: Tensor, v: Tensor, level: Tensor, c: Tensor, observed: Tensor | None
+    ) -> Tensor:
+        """D as a mean over the pieces of every column, to whose log probabilities the network adds."""
+        if observed is not None:
+            scaled, v = torch.where(observed, scaled, 0.0), torch.where(observed, v, 0.0)
+        log_p, means = columns.evidence(v, level, observed)
+        mask = torch.ones_like(v) if observed is None else observed.to(v.dtype)
+        out = self.net(torch.cat([2 * log_p.exp(), scaled, columns.observed(mask)], 1), c)
+        d = columns.mean(columns.normalised(log_p + out[:, : columns.pieces]), means)
+        if not columns.smooth:
+            return d
+        # what pieces cannot say: finer than they are, and small where the noise is
+        fine = (level / (1 + level**2).sqrt())[:, None] * out[:, columns.pieces :]
+        return d.index_add(1, torch.tensor(columns.smooth, device=d.device), fine)
 
     def _body(self, scaled: Tensor, u: Tensor, level: Tensor, c: Tensor, observed: Tensor | None) -> Tensor:
         mask = torch.ones_like(scaled) if observed is None else observed.to(scaled.dtype)
@@ -184,28 +317,51 @@ class Diffusion(Model):
         return self._network(u_t.float(), alpha, sigma, given).to(u_t.dtype)
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
-        s = self.sigma_min
+        s = self.span.sigma_min
         d = self._denoise(u, torch.ones(len(u)), torch.full((len(u),), s), given)
         return (d - u) / s**2
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        path = VE(self.sigma_min, self.sigma_max, self.rho)
-
-        def denoise(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-            return self._denoise(u, alpha, sigma, given)
-
-        u = sample(denoise, (count, *self.space.shape), path, rng, steps=self.solver_steps)
+        path = path_of(self.path, self.span.sigma_min, self.span.sigma_max, self.rho)
+        denoise, shape = self._denoiser(given), (count, *self.space.shape)
+        u = sample(denoise, shape, path, rng, method=self.solver, steps=self.solver_steps)
         return u.to(self.space.torch_dtype)
+
+    def _denoiser(self, given: Given) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        return lambda u, alpha, sigma: self._denoise(u, alpha, sigma, given)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
             raise Unsupported("diffusion: the density of the observed part alone is not known; pass complete rows.")
-        return self._bound(x, given, draws * self.levels, rng)
+        return (
+            self._flow(x, given, draws, rng)
+            if self.density == "ode"
+            else self._bound(x, given, draws * self.levels, rng)
+        )
+
+    def _flow(self, x: Tensor, given: Given, draws: int, rng: Rng) -> Value:
+        """log p by the probability-flow ODE, an estimate: its steps and its probes are finite."""
+        if self.columns is not None:
+            raise Unsupported("diffusion: levels and categories have no flow; density='bound' knows them.")
+        path = path_of("edm", self.span.sigma_min, self.span.sigma_max, self.rho)
+        exact, probes = self.space.size <= 8, max(2, 2 * draws)
+        found = ode_log_prob(
+            self._denoiser(given), x.float(), path, 4 * self.solver_steps, rng, exact=exact, probes=probes
+        )
+        return Value(found.value.double(), Quality.ESTIMATE, found.stderr.double(), {"evaluations": found.evaluations})
 
     def _bound(self, x: Tensor, given: Given, levels: int, rng: Rng) -> Value:
-        def denoise(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-            return self._denoise(u, alpha, sigma, given)
+        u, span = x.float(), self.span
+        ends = {"sigma_min": span.sigma_min, "sigma_max": span.sigma_max}
+        draws, points = max(2, levels), self._points
+        bound = variational_bound(self._denoiser(given), u, rng, draws=draws, place=self._place, points=points, **ends)
+        value = bound.value
+        if self.columns is not None:
+            value = value + self.columns.log_points(u, span.sigma_min, rng)
+        return Value(value, Quality.LOWER, bound.stderr, {"levels": levels})
 
-        span = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        bound = variational_bound(denoise, x.float(), rng, draws=max(2, levels), **span)
-        return Value(bound.value, Quality.LOWER, bound.stderr, {"levels": levels})
+
+def _check(**words: tuple[str | None, tuple[str | None, ...]]) -> None:
+    for name, (got, known) in words.items():
+        if got not in known:
+            raise ValueError(f"diffusion: {name} is {got!r}; expected one of {known}.")

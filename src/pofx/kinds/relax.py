@@ -8,13 +8,18 @@
 
     log p(x) >= E_q [ log p(u) + log p(x | u) - log q(u | x) ]
 
-Pictures are (H, W, C) outside and (C, H, W) in the chart. References: Theis et al. 2016 (arXiv:1511.01844);
-analog bits, Chen et al. 2022 (arXiv:2208.04202).
+With `points=True` a vector's discrete variables are points instead, for a family that knows where these are: an ordinal
+is (x - mean) / scale, a category sqrt(2) in the entry of its code and 0 in the others, both without noise, and log p(u)
+is then the log probability of these points.
+
+Pictures are (H, W, C) outside and (C, H, W) in the chart. References: Theis et al. 2016 (arXiv:1511.01844); analog
+bits, Chen et al. 2022 (arXiv:2208.04202).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +27,7 @@ from torch import Tensor, nn
 from pofx.kinds.base import Space, Variable
 from pofx.randomness import Rng
 
+CODE_SIZE = math.sqrt(2)  # two codes are 2 apart
 CODE_NOISE = 0.3  # two codes 2 apart overlap by 4e-4: smooth enough to learn, and decoded almost surely
 
 
@@ -30,6 +36,7 @@ class Chart(nn.Module):
 
     Args:
         space: what one x is.
+        points: whether the discrete variables of a vector are points.
     """
 
     step: Tensor
@@ -38,12 +45,14 @@ class Chart(nn.Module):
     low: Tensor
     high: Tensor
     bounded: Tensor
+    cloud: Tensor
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, points: bool = False) -> None:
         super().__init__()
         self.data_space = space
+        self.points = points and space.layout == "vector" and any(v.discrete for v in space.variables)
         self.channels_first = space.layout == "grid" and len(space.shape) == 3
-        self.exact = all(v.density for v in space.variables)
+        self.exact = all(v.density or (self.points and v.discrete) for v in space.variables)
         variables = [space.variable(i) for i in range(space.size)]
         self.smooth = [i for i, v in enumerate(variables) if v.support not in ("category", "binary")]
         self.codes = [i for i, v in enumerate(variables) if v.support in ("category", "binary")]
@@ -51,8 +60,10 @@ class Chart(nn.Module):
         columns = torch.tensor(numbers, dtype=torch.float64).T
         for name, column in zip(("step", "mean", "scale", "low", "high", "bounded"), columns, strict=True):
             self.register_buffer(name, column.clone() if self.smooth else column[:0].clone(), persistent=False)
-        self.bits = [_bits(variables[i].levels) for i in self.codes]
         self.levels = [variables[i].levels for i in self.codes]
+        self.bits = self.levels if self.points else [_bits(levels) for levels in self.levels]
+        clouds = [not (self.points and variables[i].discrete) for i in self.smooth]
+        self.register_buffer("cloud", torch.tensor(clouds, dtype=torch.bool), persistent=False)
         self.space = self._chart_space()
 
     def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
@@ -62,7 +73,11 @@ class Chart(nn.Module):
         if self.smooth:
             parts.append(self._encode_smooth(flat[:, self.smooth] if self.codes else flat, rng))
         for column, bits in zip(self.codes, self.bits, strict=True):
-            u = _code(flat[:, column].long(), bits)
+            code = flat[:, column].long()
+            if self.points:
+                parts.append(CODE_SIZE * torch.nn.functional.one_hot(code, bits))
+                continue
+            u = _code(code, bits)
             parts.append(u if rng is None else u + CODE_NOISE * rng.normal(tuple(u.shape)))
         return self._to_event(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
 
@@ -73,7 +88,9 @@ class Chart(nn.Module):
         """
         flat, smooth = self._from_event(u).double(), len(self.smooth)
         seen = torch.ones_like(x, dtype=torch.bool).flatten(1) if observed is None else observed.flatten(1)
-        total = torch.where(seen[:, self.smooth], self._log_volume(flat[:, :smooth]), 0.0).sum(1)
+        total = torch.where(seen[:, self.smooth] & self.cloud, self._log_volume(flat[:, :smooth]), 0.0).sum(1)
+        if self.points:
+            return total
         start = smooth
         for column, bits, levels in zip(self.codes, self.bits, self.levels, strict=True):
             part, start = flat[:, start : start + bits], start + bits
@@ -89,8 +106,10 @@ class Chart(nn.Module):
             x[:, self.smooth] = self._decode_smooth(flat[:, :smooth])
         start = smooth
         for column, bits, levels in zip(self.codes, self.bits, self.levels, strict=True):
-            logits = _code_logits(flat[:, start : start + bits], bits, levels)
-            x[:, column] = (logits.argmax(-1) if rng is None else rng.categorical(logits)).double()
+            part = flat[:, start : start + bits]
+            logits = part if self.points else _code_logits(part, bits, levels)
+            # between points there is nothing to draw: the nearest is meant
+            x[:, column] = (logits.argmax(-1) if rng is None or self.points else rng.categorical(logits)).double()
             start += bits
         return x.reshape(-1, *self.data_space.shape).to(self.data_space.torch_dtype)
 
@@ -103,7 +122,7 @@ class Chart(nn.Module):
 
     def _encode_smooth(self, x: Tensor, rng: Rng | None) -> Tensor:
         if rng is not None and not self.exact:
-            x = x + self.step * (rng.uniform(tuple(x.shape), torch.float64) - 0.5)
+            x = x + self.step * self.cloud * (rng.uniform(tuple(x.shape), torch.float64) - 0.5)
         u = (x - self.mean) / self.scale
         if self.bounded.any():
             position = ((x - self.low) / (self.high - self.low)).clamp(1e-9, 1 - 1e-9)
@@ -146,7 +165,22 @@ class Chart(nn.Module):
             layout = self.data_space.layout
         else:
             shape, layout, self.channels_first = (len(self.smooth) + sum(self.bits),), "vector", False
-        return Space(shape, (Variable("u"),), layout, "chart", "float32")
+        return Space(shape, (Variable("u"),), layout, "chart", "float32", self._meta())
+
+    def _meta(self) -> dict[str, Any]:
+        """Where the points are, column by column in the order of u: kind, first entry, levels."""
+        if not self.points:
+            return {}
+        columns: list[tuple[str, int, list[float]]] = []
+        for k, i in enumerate(self.smooth):
+            v = self.data_space.variable(i)
+            levels = [(code - v.mean) / v.scale for code in range(v.levels)]
+            columns.append(("levels" if v.discrete else "smooth", k, levels))
+        start = len(self.smooth)
+        for levels_of in self.levels:
+            columns.append(("codes", start, [CODE_SIZE] * levels_of))
+            start += levels_of
+        return {"columns": columns}
 
 
 def _numbers(v: Variable) -> tuple[float, float, float, float, float, float]:

@@ -3,7 +3,7 @@
     h_0 = K x,  h_{l+1} = down(blocks(h_l)),  g_l = blocks([up(g_{l+1}), h_l]),  y = K' g_0
 
 Time and labels arrive in one vector c. Any height and width work: the picture is padded with zeros to a multiple of the
-coarsest cell and cut back. Offers `UNet` and the time features `fourier`.
+coarsest cell and cut back. A patch of p x p pixels may enter as channels: a p^2 times cheaper net for the same width. Offers `UNet` and the time features `fourier`.
 
 References: U-Net (Ronneberger 2015, arXiv:1505.04597); DDPM (Ho 2020, arXiv:2006.11239); ADM (Dhariwal 2021,
 arXiv:2105.05233).
@@ -74,6 +74,7 @@ class UNet(nn.Module):
         c_dim: size of the condition, 0 for none.
         attention: self-attention at the coarsest size.
         dropout: probability inside each block.
+        patch: side of the squares of pixels that enter, and leave, as channels.
     """
 
     def __init__(
@@ -86,9 +87,11 @@ class UNet(nn.Module):
         c_dim: int = 0,
         attention: bool = False,
         dropout: float = 0.0,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.depth, self.blocks = depth, blocks
+        self.depth, self.blocks, self.patch = depth, blocks, patch
+        channels_in, channels_out = channels_in * patch**2, channels_out * patch**2
         widths = [width * min(2**i, 4) for i in range(depth)]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
 
@@ -103,12 +106,15 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 3, padding=1) for a, b in pairs)
         self.coming = nn.ModuleList(stages(2 * w, w, i) for i, w in enumerate(widths))
         self.norm, self.outlet = group_norm(width), zero_(nn.Conv2d(width, channels_out, 3, padding=1))
+        for p in self.parameters():
+            if p.ndim == 4:  # a tenth faster on the CPU, more on a GPU in half precision
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, channels_in, H, W) -> (B, channels_out, H, W)."""
         height, width = x.shape[2:]
-        cell = 2 ** (self.depth - 1)
-        h = self.inlet(F.pad(x, (0, -width % cell, 0, -height % cell)))
+        cell = self.patch * 2 ** (self.depth - 1)
+        h = self.inlet(F.pixel_unshuffle(F.pad(x, (0, -width % cell, 0, -height % cell)), self.patch))
         kept = []
         for i, stages in enumerate(self.going):
             h = stages(self.down[i - 1](h) if i else h, c)
@@ -117,4 +123,4 @@ class UNet(nn.Module):
         for i in reversed(range(self.depth)):
             h = self.coming[i](torch.cat([h, kept[i]], 1), c)
             h = F.pixel_shuffle(self.up[i - 1](h), 2) if i else h
-        return self.outlet(F.silu(self.norm(h)))[:, :, :height, :width]
+        return F.pixel_shuffle(self.outlet(F.silu(self.norm(h))), self.patch)[:, :, :height, :width]
