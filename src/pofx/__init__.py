@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.impute import impute as impute
+    from pofx.tasks.interpolate import interpolate as interpolate
     from pofx.tasks.judge import Judgement as Judgement
     from pofx.tasks.judge import judge as judge
     from pofx.tasks.sample import sample as sample
@@ -52,7 +53,7 @@ _HOMES = {
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
-    "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
+    "interpolate": "pofx.tasks.interpolate", "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip
 

@@ -9,5 +9,6 @@ TASKS: dict[str, str] = {
     "anomaly": "pofx.tasks.anomaly",
     "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress",
+    "interpolate": "pofx.tasks.interpolate",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""

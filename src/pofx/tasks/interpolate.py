@@ -1,0 +1,138 @@
+"""Interpolate: what lies between two x?
+
+    spherical   z_s = [ sin((1 - s) w) a / |a| + sin(s w) b / |b| ] / sin w * ((1 - s) |a| + s |b|),    w = angle(a, b)
+    linear      z_s = (1 - s) a + s b
+
+In a space where the model's draws are normal, points on the arc are as typical as the ends, and points on the chord are
+not. Routes: the latents of an encoder and a decoder; the noise to which the deterministic flow of a denoiser carries
+each x, and back. The ends are what the model makes of the two x: how far from them it says.
+
+References: White 2016 (arXiv:1609.04468); Song 2021 (arXiv:2010.02502, interpolation in the noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.engines.diffusion import heun_step, nodes
+from pofx.engines.paths import VE
+from pofx.kinds import KINDS
+from pofx.model import Model, Quality
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+QUESTION = "What lies between two x?"
+UNIT = "the data's own"
+STEPS = 48  # of the flow, each way
+
+
+def interpolate(
+    model: Model,
+    start: Any,
+    end: Any,
+    steps: int = 9,
+    given: Mapping[str, Any] | None = None,
+    *,
+    way: str = "spherical",
+    route: str | None = None,
+) -> Answer:
+    """A strip from each start to its end.
+
+    Args:
+        model: fitted.
+        start, end: as many rows each, in the user's own type, or tensors `(N, *event)`.
+        steps: points of a strip, both ends included.
+        given: name -> one value, or N values.
+        way: "spherical" or "linear".
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value holds N * steps rows of the user's type, strip after strip; `raw` is `(N, steps, *event)`;
+        diagnostics: `end error`, the root mean squared difference between the ends and the x asked for, in the chart.
+
+    Raises:
+        ValueError: starts and ends differ in number, entries are missing, or the way is unknown.
+    """
+    a, b = _whole(model, start), _whole(model, end)
+    if len(a) != len(b) or steps < 2:
+        raise ValueError(f"interpolate: got {len(a)} starts, {len(b)} ends, {steps} steps; expected pairs, 2 steps.")
+    if way not in WAYS:
+        raise ValueError(f"interpolate: way is {way!r}; expected one of {tuple(WAYS)}.")
+    c = given_for(model, given, len(a))
+    return solve("interpolate", ROUTES, model, route, a=a, b=b, steps=steps, given=c, way=way)
+
+
+def by_latents(model: Model, a: Tensor, b: Tensor, steps: int, given: dict[str, Tensor], way: str) -> Answer:
+    """Between the latents of both, decoded."""
+    with torch.no_grad():
+        z_a, z_b = (model.encode(x, given or None).mean for x in (a, b))
+        z = WAYS[way](z_a.flatten(1), z_b.flatten(1), steps).reshape(steps * len(a), *z_a.shape[1:])
+        c = {k: v.repeat(steps, *[1] * (v.ndim - 1)) for k, v in given.items()}
+        x = model.decode(z, c or None).mean()
+    return _strips(model, x, a, b, steps)
+
+
+def by_noise(model: Model, a: Tensor, b: Tensor, steps: int, given: dict[str, Tensor], way: str) -> Answer:
+    """Between the noises of both, along the denoiser's deterministic flow."""
+    chart, grid = model.chart, nodes(VE(), STEPS)[:-1]  # without the end at sigma = 0, which no slope leaves
+    with torch.no_grad():
+        z_a, z_b = (_flow(model, chart.encode(x).float(), grid[::-1], given) for x in (a, b))
+        z = WAYS[way](z_a.flatten(1), z_b.flatten(1), steps).reshape(steps * len(a), *z_a.shape[1:])
+        c = {k: v.repeat(steps, *[1] * (v.ndim - 1)) for k, v in given.items()}
+        x = chart.decode(_flow(model, z, grid, c), Rng(0))
+    return _strips(model, x, a, b, steps)
+
+
+def _flow(model: Model, u: Tensor, grid: list[tuple[float, float]], given: dict[str, Tensor]) -> Tensor:
+    """Along the probability-flow ODE through the noise levels of a grid, in either direction."""
+
+    def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return model.denoise(u_t, alpha, sigma, given)
+
+    for here, there in zip(grid[:-1], grid[1:], strict=True):
+        u = heun_step(denoise, u, here, there)
+    return u
+
+
+def _strips(model: Model, x: Tensor, a: Tensor, b: Tensor, steps: int) -> Answer:
+    rounded = x.reshape(steps, len(a), *model.space.shape).transpose(0, 1)
+    chart, flat = model.chart, rounded.reshape(-1, *model.space.shape).to(model.space.torch_dtype)
+    ends = torch.cat([rounded[:, 0], rounded[:, -1]]).to(model.space.torch_dtype)
+    gap = chart.encode(ends) - chart.encode(torch.cat([a, b]))
+    error = float(gap.double().square().mean().sqrt())
+    value = KINDS[model.space.kind].restore(flat, model.space)
+    raw = flat.reshape(len(a), steps, *model.space.shape)
+    return Answer(value, UNIT, Quality.ESTIMATE, raw=raw, diagnostics={"end error": error, "steps": steps})
+
+
+def spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """On the arc, (steps, N, d), its radius linear between both; where they are parallel, the chord."""
+    s = torch.linspace(0, 1, steps, dtype=a.dtype).reshape(-1, 1, 1)
+    r_a, r_b = (v.norm(dim=1, keepdim=True).clamp_min(1e-12) for v in (a, b))
+    w = torch.arccos((a / r_a * b / r_b).sum(1, keepdim=True).clamp(-1, 1))
+    arc = (torch.sin((1 - s) * w) * a / r_a + torch.sin(s * w) * b / r_b) / torch.sin(w).clamp_min(1e-12)
+    return torch.where(torch.sin(w) > 1e-4, arc * ((1 - s) * r_a + s * r_b), linear(a, b, steps))
+
+
+def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """On the chord, (steps, N, d)."""
+    s = torch.linspace(0, 1, steps, dtype=a.dtype).reshape(-1, 1, 1)
+    return (1 - s) * a + s * b
+
+
+def _whole(model: Model, rows: Any) -> Tensor:
+    x, observed = rows_of(model, rows)
+    if not bool(observed.all()):
+        raise ValueError("interpolate: entries are missing; complete them first (impute).")
+    return x
+
+
+WAYS = {"spherical": spherical, "linear": linear}
+ROUTES = (
+    route(by_latents, "encode", "decode"),
+    route(by_noise, "denoise", sources="Song et al. 2021 (arXiv:2010.02502)"),
+)
