@@ -1,6 +1,6 @@
 """How answers and samples are judged, with confidence intervals.
 
-Reading order: base, scores, samples, copying, features, table.
+Reading order: base, scores, samples, copying, features, table, utility.
 """
 
 from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
@@ -18,6 +18,7 @@ from pofx.metrics.scores import (
     rmse,
 )
 from pofx.metrics.table import TableScore, column_shapes, pair_trends, valid_values
+from pofx.metrics.utility import utility
 
 __all__ = [
     "C2ST",
@@ -49,5 +50,6 @@ __all__ = [
     "proportion",
     "rmse",
     "sliced_wasserstein",
+    "utility",
     "valid_values",
 ]
