@@ -34,7 +34,7 @@ from pofx.nn.velocity import Velocity
 
 LOG_2PI = math.log(2 * math.pi)
 LEVELS = (1e-3, 80.0)  # t / (1 - t) that the network tells apart
-FEW = 10  # entries up to which trace=None is exact
+FEW = 8  # entries up to which trace=None is exact
 NEAR = 0.01  # t at which `score` asks, where the divergence is not exact
 
 
@@ -45,7 +45,7 @@ class ContinuousFlow(Model):
         objective: "matching" (of velocities) or "likelihood" (through the solver).
         pairing: of data and noise, matching only: "independent" or "optimal-transport" (within the batch).
         times: of matching: "uniform", "logit-normal", or "even" in log(1 + (1-t)^2 / t^2), which weighs as log p does.
-        trace: "exact" or "hutchinson"; None: exact up to 10 entries.
+        trace: "exact" or "hutchinson"; None: exact up to 8 entries.
         probes: of Hutchinson's estimator, for each draw of `log_prob`.
         kinetic: weight of the path's energy, likelihood only.
         width, depth, blocks, dropout: of the network, see `Velocity`.
@@ -252,9 +252,9 @@ class ContinuousFlow(Model):
             raise Unsupported("continuous_flow: the density of some entries alone is not known; pass complete rows.")
         f = self._field(self._condition_vector(given, len(x)))
         kind, probes = ("exact", 1) if self._exact else ("hutchinson", self.probes * draws)
-        found = log_likelihood(
-            f, x.float(), _log_normal, divergence=kind, probes=probes, rng=rng, method=self.solver, times=self.grid
-        )
+        settings = {"method": self.solver, "times": self.grid, "rng": rng}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):  # second derivatives of every step
+            found = log_likelihood(f, x.float(), _log_normal, divergence=kind, probes=probes, **settings)
         diagnostics = {"evaluations": found.evaluations, "trace": kind}
         return Value(found.value, Quality.ESTIMATE, None if kind == "exact" else found.stderr, diagnostics)
 

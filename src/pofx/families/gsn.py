@@ -6,8 +6,8 @@
 
 If p(x | x~) is the posterior under the data and C, the data's law is stationary: (x, x~) is a Gibbs chain. The network
 tells it as a mixture of `modes` products of the distributions that the entries want (kinds/likelihood.py), for one
-product would mix the parts of all that x could have been. With `walkback` steps the network also sees what its own chain
-makes of x, and learns to come back: false modes, to which no corrupted row ever leads, go.
+product would mix the parts of all that x could have been. With `walkback` steps the network also sees what its own
+chain makes of x, and learns to come back: false modes, to which no corrupted row ever leads, go.
 
 Offers sample (each draw the end of a chain of its own, or several of one chain; an estimate) and condition (observed
 entries clamped in the chain; an estimate). `mixing` says how fast chains forget where they were. No density: the
