@@ -89,17 +89,34 @@ class Cells(nn.Module):
                 out = torch.where(cell == last, self._log_tail((x - edge).abs(), self.rates[side]), out)
         return out
 
+    def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P(below x | its cell) and P(not above x | its cell), `(N,)` each; equal for a density."""
+        if self.levels:
+            return torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.ones_like(x, dtype=torch.float64)
+        x, bounds = x.double(), self._bounds(x.device)
+        cell = self.place(x)
+        low, high = bounds[cell], bounds[cell + 1]
+
+        def below(y: Tensor) -> Tensor:
+            p = (y - low) / (high - low)
+            p = torch.where(high.isinf(), -torch.expm1(-self.rates[1] * (y - low)), p)
+            return torch.where(low.isinf(), torch.exp(-self.rates[0] * (high - y)), p).clamp(0, 1)
+
+        return below(x - self.step / 2), below(x + self.step / 2)
+
     def draw(self, cell: Tensor, rng: Rng) -> Tensor:
         """One x of each cell `(N,)`, float64."""
+        return self.at(cell, rng.uniform((len(cell),), torch.float64))
+
+    def at(self, cell: Tensor, p: Tensor) -> Tensor:
+        """The quantile p `(N,)` of the law inside each cell `(N,)`, float64."""
         if self.levels:
             return cell.double()
-        p = rng.uniform((len(cell),), torch.float64)
         bounds = self._bounds(cell.device)
         low, high = bounds[cell], bounds[cell + 1]
         x = low + p * (high - low)
-        reach = -torch.log1p(-p)
-        x = torch.where(high.isinf(), low + reach / self.rates[1], x)
-        x = torch.where(low.isinf(), high - reach / self.rates[0], x)
+        x = torch.where(high.isinf(), low - torch.log1p(-p) / self.rates[1], x)
+        x = torch.where(low.isinf(), high + p.clamp_min(1e-300).log() / self.rates[0], x)
         if not self.step:
             return torch.minimum(torch.maximum(x, low), torch.nextafter(high, low))
         x = torch.round(x / self.step) * self.step

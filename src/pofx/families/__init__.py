@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "mixture": "pofx.families.mixture:Mixture",
     "kde": "pofx.families.kde:KDE",
     "trees": "pofx.families.trees:Trees",
+    "copula": "pofx.families.copula:Copula",
     "autoregressive": "pofx.families.autoregressive:Autoregressive",
     "vae": "pofx.families.vae:VAE",
     "hvae": "pofx.families.hierarchical:HVAE",
