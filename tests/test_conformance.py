@@ -16,11 +16,16 @@ from pofx.randomness import Rng
 
 SMALL = {  # hyper-parameters that make a short check of a heavy family quick; the laws do not depend on them
     "energy": {"chains": 256, "temperatures": 40, "sweeps": 20},
+    "continuous_flow": {"width": 32, "depth": 1, "frequencies": 2, "solver": "heun", "solver_steps": 6, "probes": 2}
+    | {"trace": "hutchinson"},
+    "gsn": {"burn_in": 20, "width": 32},
 }
 QUICK = [(name, toy) for name in ("gaussian", "autoregressive", "gan") for toy in TOYS]
 QUICK += [("mixture", "density"), ("kde", "density"), ("vae", "pictures"), ("flow", "pictures"), ("flow", "density")]
 QUICK += [("diffusion", "pictures"), ("energy", "density")]  # every family at every push; all cells when slow ones run
 QUICK += [("rbm", "pictures")]
+QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("masked_diffusion", "table")]
+QUICK += [("gsn", "table")]
 
 
 @pytest.mark.parametrize("name, toy", QUICK)
