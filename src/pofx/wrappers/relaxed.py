@@ -8,7 +8,6 @@ Reference: Theis et al. 2016 (arXiv:1511.01844).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,9 +15,10 @@ from torch import Tensor
 from pofx.data import Batch, Data
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.model import Conditional, Given, Model, Player, Quality, Report, Value
+from pofx.model import Conditional, Given, Model, Player, Predictive, Quality, Report, Value
 from pofx.randomness import Rng
-from pofx.wrappers.base import Wrapped
+from pofx.wrappers.base import Wrapped, mapped
+from pofx.wrappers.decoded import Charted
 
 
 class Relaxed(Wrapped):
@@ -41,14 +41,14 @@ class Relaxed(Wrapped):
         return self.inner
 
     def offers(self) -> frozenset[str]:
-        return self.inner.offers() - {"decode", "steps"}
+        return self.inner.offers() - {"steps"}
 
     def _build(self) -> None:
-        self._chart = Chart(self.space)
+        self._chart = Chart(self.space, points=self.inner.points)
         self.inner.build(self._chart.space, self.given, seed=torch.initial_seed() % 2**31)
 
     def _players(self) -> list[Player]:
-        return [_mapped(p, self._relax) for p in self.inner.players()]
+        return [mapped(p, self._relax) for p in self.inner.players()]
 
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         u = self._chart.encode(data.x, rng)
@@ -84,7 +84,9 @@ class Relaxed(Wrapped):
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
         mask = self._chart.mask(observed)
-        quality = Quality.EXACT if self._chart.exact else Quality.ESTIMATE
+        own = self.inner.condition(self._chart.encode(x), mask, given or None)
+        quality = own.quality if self._chart.exact else own.quality + Quality.ESTIMATE
+        dense = self._chart.exact and own.log_prob is not None
 
         def sample(n: int, rng: Rng) -> Tensor:
             rows, masks = (t.repeat(n, *[1] * (t.ndim - 1)) for t in (x, mask))  # every draw has its own u ~ q(u | x)
@@ -96,13 +98,17 @@ class Relaxed(Wrapped):
             whole, part = (self.log_prob(full, given or None, seen) for seen in (None, observed))
             return whole.shifted(-part.value, -part.quality)
 
-        return Conditional(sample, log_prob if self._chart.exact else None, quality)
+        return Conditional(sample, log_prob if dense else None, quality)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         return self.inner.denoise(u_t, alpha_t, sigma_t, given)
 
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
         return self.inner.encode(self._chart.encode(x), given or None)
+
+    def _decode(self, z: Tensor, given: Given) -> Predictive:
+        inner = self.inner.decode(z, given or None)
+        return Predictive(Charted(self._chart, inner.likelihood, self.name), inner.params)
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
         return self.inner.score(u, given)
@@ -111,10 +117,3 @@ class Relaxed(Wrapped):
 def adapted(model: Model, space: Space) -> Model:
     """The model itself, or `Relaxed` around it where the data is not what it wants."""
     return Relaxed(model) if model.card.euclidean and not space.standard else model
-
-
-def _mapped(player: Player, relax: Callable[[Batch, Rng], Batch]) -> Player:
-    def loss(batch: Batch, rng: Rng) -> Tensor:
-        return player.loss(relax(batch, rng), rng)
-
-    return Player(player.name, player.params, loss, player.every, player.lr, player.betas, player.weight_decay)
