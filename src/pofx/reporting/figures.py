@@ -5,7 +5,7 @@ Offers `curves`, `histograms`, `pairs`: HTML with the figure and a caption that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def curves(seen: Evidence) -> str:
     drawn = {n: h for n, h in lines.items() if sum("loss" in one for one in h) > 2}
     closed = [n for n, h in lines.items() if n not in drawn and h]
     words = f" Fitted at once or in a few steps, so without a curve: {', '.join(closed)}." if closed else ""
+    words += _warned(lines)
     if not drawn:
         return missing(f"No family has a learning curve.{words}")
     rows = -(-len(drawn) // ACROSS)
@@ -42,6 +43,12 @@ def curves(seen: Evidence) -> str:
         "unit, so compare shapes, not heights: is it still falling, and does validation part from training? Losses of "
         f"a game (critic) or of contrast (energy) need not fall as samples improve.{words}",
     )
+
+
+def _warned(lines: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """What fits warned of while they ran."""
+    said = [f" {name}: {line['warning']}" for name, history in lines.items() for line in history if "warning" in line]
+    return " Warned of while fitting:" + "".join(said) if said else ""
 
 
 def histograms(seen: Evidence, columns: int = FEW) -> str:

@@ -29,6 +29,7 @@ from pofx.model import Model, Player
 from pofx.randomness import Rng, Rows
 from pofx.training import state
 from pofx.training.budget import VALIDATIONS, Plan
+from pofx.training.collapse import Watch
 from pofx.training.signals import Stop
 from pofx.training.streams import forked, share_dropout
 from pofx.training.validation import ROWS, validate
@@ -106,6 +107,7 @@ class Loop:
         self.rows = _rows(self.size, fabric)
         if fabric.world_size > 1:
             share_dropout(model, lambda: self.rows)
+        self.watch = Watch.of(model, parts.train, plan.seed) if len(parts.valid) else None
         self.autocast = contextlib.nullcontext if plan.precision == "32-true" else fabric.autocast
         model.train()
 
@@ -175,7 +177,8 @@ class Loop:
         if len(self.parts.valid) == 0:
             return None
         with self._averaged():
-            value = validate(self.model, self.players[0], self.parts.valid, self.plan.seed, max(64, self.plan.batch))
+            chunk = max(64, self.plan.batch)
+            value = validate(self.model, self.players[0], self.parts.valid, self.plan.seed, chunk, self.watch)
             if value < self.best[0] or self.best[1] is None:
                 best = value if math.isfinite(value) else math.inf
                 self.best, self.stale = (best, state.weights_of(self.model)), 0
@@ -286,8 +289,11 @@ class Loop:
         self.counts = [0] * len(self.players)
         if validating and (valid := self.validate()) is not None:
             line["valid"] = valid
+            line |= {} if self.watch is None else self.watch.found
         line["seconds"] = round(self.before["seconds"] + self.seconds, 3)
         self.history.append(line)
+        if validating and self.watch and (warning := self.watch.warning(self.history, self.k, self.plan.steps)):
+            line["warning"] = warning
         if self.fabric.global_rank == 0:
             if self.folder is not None:
                 files.append_history(self.folder, line)

@@ -58,8 +58,17 @@ class Progress:
         loss = f"{self.title}  {line['loss']:.4g} {self.unit}" if "loss" in line else self.title
         if "valid" in line:
             loss += f"  valid {line['valid']:.4g}"
+        if "warning" in line:
+            self._say(f"{self.title}: {line['warning']}")
         if self.bar is not None:
             self.bar.update(self.task, completed=line["step"], description=loss)
         elif time.monotonic() - self.told > 10:
             self.told = time.monotonic()
             print(f"{loss}  step {line['step']}{f' of {self.steps}' if self.steps else ''}", file=sys.stderr)
+
+    def _say(self, words: str) -> None:
+        """A line that stays."""
+        if self.bar is not None:
+            self.bar.console.print(words, markup=False)
+        else:
+            print(words, file=sys.stderr)
