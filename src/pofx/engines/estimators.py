@@ -61,11 +61,11 @@ def vimco(log_w: Tensor, log_q: Tensor) -> Tensor:
     return ((bound - without) * (log_q - log_q.detach())).sum(0)
 
 
-def drawn(q: torch.distributions.Distribution, rng: Rng) -> Tensor:
-    """One draw of a torch distribution, which knows no generator, from a stream of ours."""
+def drawn(q: torch.distributions.Distribution, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
+    """Draws `(*shape, *batch, *event)` of a torch distribution, which knows no generator, from a stream of ours."""
     with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []), torch.no_grad():
         torch.random.manual_seed(rng.seed())
-        return q.sample()
+        return q.sample(torch.Size(shape))
 
 
 class Point(torch.distributions.Distribution):

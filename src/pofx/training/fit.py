@@ -71,7 +71,7 @@ def fit(
     """
     start, asked = _clocks(), Asked(Budget.parse(budget), seed, batch, threads, precision)
     data, path = open_data(source, given=given), _free(folder, resume)
-    more = dict(hyper_parameters or {}), {}, augment
+    more: tuple[Any, ...] = (dict(hyper_parameters or {}), {}, augment)
     settings = Settings(asked, start, path, resume, checkpoint_seconds, device, progress, *more)
     if family is None:
         family, settings = _picked(data, settings)

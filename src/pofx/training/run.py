@@ -108,7 +108,7 @@ def run(model: Model, data: Data, settings: Settings, fabric: Any, report: Repor
     if not isinstance(model, Staged):
         _fit(model, data, settings, fabric, report, model.name)
         return
-    for i in range(_saved_stage(settings), len(model.stages)):
+    for i in range(_saved_stage(settings) or 0, len(model.stages)):
         model.begin(i, data, Rng.derive(settings.asked.seed, 7, i))
         _fit(model, data, _of_stage(settings, model.stages, i), fabric, report, f"{model.name}: {model.stages[i][0]}")
 
@@ -123,10 +123,10 @@ def _of_stage(settings: Settings, stages: Sequence[tuple[str, float]], i: int) -
     return replace(settings, asked=replace(settings.asked, budget=budget), stage=i)
 
 
-def _saved_stage(settings: Settings) -> int:
+def _saved_stage(settings: Settings) -> int | None:
     """The stage in which an interrupted fit stopped."""
     if not settings.resume or settings.folder is None or not (settings.folder / files.CHECKPOINT).exists():
-        return 0
+        return None
     return files.load_tensors(settings.folder / files.CHECKPOINT)[1]["identity"].get("stage", 0)
 
 
@@ -209,7 +209,7 @@ def _fit_closed(model: Model, data: Data, settings: Settings, tell: Report) -> N
 def _fit_players(model: Model, data: Data, settings: Settings, fabric: Any, tell: Report, bar: Progress) -> None:
     model.to(fabric.device)
     parts, identity, saved = Parts.of(data, fabric.device), _identity(model, data, settings), None
-    if settings.resume and settings.folder is not None and (settings.folder / files.CHECKPOINT).exists():
+    if settings.folder is not None and _saved_stage(settings) == settings.stage:
         saved = files.load_tensors(settings.folder / files.CHECKPOINT)
         _agree(saved[1]["identity"], identity, settings.folder)
     plan = Plan(**saved[1]["plan"]) if saved else _plan(model, parts, settings, fabric)

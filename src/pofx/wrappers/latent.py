@@ -215,7 +215,7 @@ class InLatent(Staged):
 
     def _log_weights(self, x: Tensor, q: Any, given: Given, K: int, rng: Rng) -> tuple[Tensor, Quality]:
         """log w of K draws `(K, B)`, and the quality of the prior's term."""
-        z = torch.stack([drawn(q, rng) for _ in range(K)])
+        z = drawn(q, rng, (K,))
         flat = z.flatten(0, 1)
         many = {k: v.repeat(K, *[1] * (v.ndim - 1)) for k, v in given.items()}
         log_x = self.outer.decode(flat).log_prob(x.repeat(K, *[1] * (x.ndim - 1))).flatten(1).sum(1).double()
