@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .bijections import Bijection
-from .splines import Bin, _curve
+from .splines import Bin, curve
 
 BATCHES = 24  # that are measured
 LEAST = 1e-4  # distance of two points
@@ -32,8 +32,8 @@ class Marginal(Bijection):
         bins: K.
     """
 
-    low: Tensor
-    log_x: Tensor
+    levels: Tensor
+    quantiles: Tensor
     batches: Tensor
 
     def __init__(self, size: int, bins: int = 24) -> None:
@@ -85,7 +85,7 @@ class Marginal(Bijection):
         x0, z0, w, h, d0, d1 = table.flatten(0, 1)[rows + k].unbind(2)
         unit = Bin(x0, z0, w, h, d0, d1)
         first, last = ends[:, :1], ends[:, -1:]
-        middle, log_slope, _ = _curve(torch.minimum(torch.maximum(t, first), last), unit, inverse)
+        middle, log_slope, _ = curve(torch.minimum(torch.maximum(t, first), last), unit, inverse)
         edge = torch.where(t > last, slope[:, -1:], slope[:, :1])
         from_x, from_z = (torch.where(t > last, a[:, -1:], a[:, :1]) for a in (x, z))
         outer, log_outer = _tail(t, from_x, from_z, edge, inverse)

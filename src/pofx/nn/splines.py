@@ -16,6 +16,7 @@ References: NICE (Dinh 2014, arXiv:1410.8516); RealNVP (Dinh 2016, arXiv:1605.08
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
 
     Args:
         x: `(*S)`.
-        raw: `(3 K - 1, *S)`: K widths, K heights and K - 1 inner slopes before their links; zeros give the identity.
+        raw: `(3 K - 1, *S)`: K - 1 inner slopes, K widths and K heights before their links; zeros give the identity.
         bound: the spline acts on [-bound, bound].
         inverse: the inverse function instead.
 
@@ -87,7 +88,7 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
 
 
 class Bin(NamedTuple):
-    """The bin in which each entry lies, in units of the whole interval: all tensors are of x's shape."""
+    """The bin in which each entry lies, in any units: its corner, sizes and slopes, all of x's shape."""
 
     x0: Tensor
     y0: Tensor
@@ -97,57 +98,60 @@ class Bin(NamedTuple):
     d1: Tensor
 
 
+class Curve(NamedTuple):
+    """What a bin makes of an entry: its place r, and the parts of f = y0 + h r A / D and f' = s^2 T / D^2."""
+
+    r: Tensor
+    q: Tensor  # r (1 - r)
+    s: Tensor
+    A: Tensor  # d0 (1 - r) + s r
+    B: Tensor  # s (1 - r) + d1 r
+    T: Tensor  # A (1 - r) + B r
+    tilt: Tensor  # d0 + d1 - 2 s
+    D: Tensor  # s + tilt q
+
+
 def plain(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
     """`spline` in plain differentiable steps."""
     K = (len(raw) + 1) // 3
-    share = SMALLEST + (1 - SMALLEST * K) * raw[: 2 * K].unflatten(0, (2, K)).softmax(1)
+    share = SMALLEST + (1 - SMALLEST * K) * raw[K - 1 :].unflatten(0, (2, K)).softmax(1)
     knots = share.cumsum(1)
     inside = (x > -bound) & (x < bound)
     t = (x.clamp(-bound, bound) + bound) / (2 * bound)
     k = (knots[int(inverse), :-1].detach() <= t).sum(0, keepdim=True)
     size, end = (a.gather(1, k.expand(2, 1, *k.shape[1:]))[:, 0] for a in (share, knots))
-    d0, d1 = _slope(raw[2 * K :], k - 1), _slope(raw[2 * K :], k)
-    f, log_slope, _ = _curve(t, Bin(*(end - size), *size, d0, d1), inverse)
+    slopes = torch.cat([torch.zeros_like(raw[:1]), raw[: K - 1], torch.zeros_like(raw[:1])])
+    d0, d1 = (_slope(slopes.gather(0, i))[0] for i in (k, k + 1))
+    (x0, y0), (w, h) = end - size, size
+    f, log_slope, _ = curve(t, Bin(x0, y0, w, h, d0, d1), inverse)
     return torch.where(inside, bound * (2 * f - 1), x), torch.where(inside, log_slope, torch.zeros_like(x))
 
 
-def _slope(raw: Tensor, k: Tensor) -> Tensor:
-    """The slope at inner knot k; 1 at both ends, so that the tails join smoothly, and 1 where raw is 0."""
-    last = len(raw) - 1
-    if last < 0:
-        return torch.ones_like(k[0], dtype=raw.dtype)
-    inner = raw.gather(0, k.clamp(0, last))
-    slope = (inner / (1 + inner.abs() / STEEP)).exp()
-    return torch.where((k >= 0) & (k <= last), slope, torch.ones_like(slope))[0]
+def _slope(raw: Tensor) -> Tensor:
+    """The slope at a knot; 1 where raw is 0, as at both ends, so that the tails join smoothly."""
+    return (raw / (1 + raw.abs() / STEEP)).exp()
 
 
-def _curve(t: Tensor, b: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The curve of the bin at t, its log slope (of the inverse function where `inverse`), and r."""
+def curve(t: Tensor, b: Bin, inverse: bool) -> tuple[Tensor, Tensor, Curve]:
+    """The curve of the bin at t, its log slope (of the inverse function where `inverse`), and their parts."""
     s = b.h / b.w
-    if inverse:
-        r = _root(t - b.y0, b.h, s, b.d0, b.d1)
-        f = b.x0 + b.w * r
-    else:
-        r = ((t - b.x0) / b.w).clamp(0, 1)
-        q = r * (1 - r)
-        f = b.y0 + b.h * (s * r * r + b.d0 * q) / (s + (b.d0 + b.d1 - 2 * s) * q)
-    log_slope = _log_slope(r, s, b.d0, b.d1)
-    return f, -log_slope if inverse else log_slope, r
+    r = _root(t - b.y0, b.h, s, b.d0, b.d1) if inverse else ((t - b.x0) / b.w).clamp(0, 1)
+    q = torch.addcmul(r, r, r, value=-1)
+    A, B = torch.lerp(b.d0, s, r), torch.lerp(s, b.d1, r)
+    T, tilt = torch.lerp(A, B, r), torch.sub(b.d0 + b.d1, s, alpha=2)
+    D = torch.addcmul(s, tilt, q)
+    f = torch.addcmul(b.x0, b.w, r) if inverse else torch.addcdiv(b.y0, b.h * r * A, D)
+    ratio = s / D
+    log_slope = (T * ratio * ratio).log()
+    return f, -log_slope if inverse else log_slope, Curve(r, q, s, A, B, T, tilt, D)
 
 
 def _root(y: Tensor, h: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     """The r in [0, 1] at which the bin's curve has risen by y: the root of a quadratic, without cancellation."""
-    bend = (d0 + d1 - 2 * s) * y
-    a, b, c = h * (s - d0) + bend, h * d0 - bend, -s * y
-    disc = (b * b - 4 * a * c).clamp_min(0)  # rounding may push it below 0
-    return (2 * c / (-b - disc.sqrt()).clamp_max(-1e-30)).clamp(0, 1)
-
-
-def _log_slope(r: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    rest, twice = 1 - r, s + s
-    q = r * rest
-    ratio = s / (s + (d0 + d1 - twice) * q)
-    return ((d1 * r * r + twice * q + d0 * rest * rest) * (ratio * ratio)).log()
+    bend = torch.sub(d0 + d1, s, alpha=2) * y
+    a, b, c = torch.addcmul(bend, h, s - d0), h * d0 - bend, s * y
+    disc = torch.addcmul(b * b, a, c, value=4).clamp_min(0)  # rounding may push it below 0
+    return (2 * c / (b + disc.sqrt()).clamp_min(1e-30)).clamp(0, 1)
 
 
 class _Spline(torch.autograd.Function):
@@ -156,41 +160,59 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
         K, size = (len(raw) + 1) // 3, x.numel()
-        p = raw[: 2 * K].reshape(2, K, size).softmax(1)
-        c, slopes = p.cumsum(1), raw[2 * K :].reshape(K - 1, size)
-        inside = ((x > -bound) & (x < bound)).reshape(size)
-        t = ((x.clamp(-bound, bound) + bound) / (2 * bound)).reshape(size)
-        free, line = 1 - SMALLEST * K, torch.arange(size, device=x.device)
-        steps = torch.arange(1, K, device=x.device, dtype=x.dtype)[:, None] * (SMALLEST / free)
-        k = (c[int(inverse), :-1] <= t / free - steps).sum(0)
-        at = k * size + line
-        share = torch.stack([p[0].take(at), p[1].take(at)])
-        before = torch.stack([c[0].take(at), c[1].take(at)]) - share
-        (x0, y0), (w, h) = free * before + SMALLEST * k.to(x.dtype), free * share + SMALLEST
-        inner, start = _inner_slopes(slopes, k, line)
-        f, log_slope, r = _curve(t, Bin(x0, y0, w, h, start[0], start[1]), inverse)
-        f, log_slope = torch.where(inside, bound * (2 * f - 1), x.reshape(size)), log_slope * inside
-        ctx.save_for_backward(x, raw, p, k, share, before, r, inner, start, inside)
+        flat, x_flat, free = raw.reshape(3 * K - 1, size), x.reshape(size), 2 * bound * (1 - SMALLEST * K)
+        p = flat[K - 1 :].view(2, K, size).softmax(1)  # shares of the free width and height
+        c = p.cumsum(1)
+        t = x_flat.clamp(-bound, bound)
+        inside, earlier = torch.empty_like(t), torch.empty(K - 1, size, device=x.device, dtype=x.dtype)
+        torch.eq(t, x_flat, out=inside)
+        # masks and counts are kept as floating-point numbers: so they multiply several times faster
+        torch.le(c[int(inverse), :-1], torch.add(_knots(K, bound, x.device, x.dtype), t, alpha=1 / free), out=earlier)
+        count = earlier.sum(0)
+        k = count.long()
+        at = torch.add(torch.arange(size, device=x.device), k, alpha=size)
+        share = p.view(2, K * size).index_select(1, at)
+        before = c.view(2, K * size).index_select(1, at).sub_(share)
+        x0, y0 = torch.add(torch.add(count * (2 * bound * SMALLEST), -bound), before, alpha=free)
+        sizes = torch.add(share * free, 2 * bound * SMALLEST)
+        # beyond both ends of the inner slopes stands a number that is not one of them, and is masked
+        mask = torch.stack([count, (K - 1) - count]).clamp_(max=1)
+        inner = torch.stack([flat.take(at - size), flat.take(at)]).mul_(mask)
+        d = _slope(inner)
+        (w, h), (d0, d1) = sizes, d
+        f, log_slope, parts = curve(t, Bin(x0, y0, w, h, d0, d1), inverse)
+        ctx.save_for_backward(x, raw, p, k, earlier, share, before, inner, d, sizes, inside, *parts)
         ctx.bound, ctx.inverse = bound, inverse
-        return f.reshape(x.shape), log_slope.reshape(x.shape)
+        return torch.addcmul(x_flat, f - x_flat, inside).view(x.shape), (log_slope * inside).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_f: Tensor, grad_log: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, raw, p, k, share, before, r, inner, start, inside = ctx.saved_tensors
+        x, raw, p, k, earlier, share, before, inner, d, sizes, inside, *parts = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants to differentiate once more
             outputs = plain(x, raw, ctx.bound, ctx.inverse)
-            gx, graw = torch.autograd.grad(outputs, (x, raw), (grad_f, grad_log), create_graph=True, allow_unused=True)
-            return gx, graw, None, None
+            wanted = [a for a in (x, raw) if a.requires_grad]
+            found = iter(torch.autograd.grad(outputs, wanted, (grad_f, grad_log), create_graph=True))
+            return *(next(found) if a.requires_grad else None for a in (x, raw)), None, None
         K, size = (len(raw) + 1) // 3, x.numel()
-        free, gf, gl = 1 - SMALLEST * K, grad_f.reshape(size), grad_log.reshape(size)
-        (w, h), (d0, d1) = free * share + SMALLEST, start
-        g = _gradient(Bin(w, w, w, h, d0, d1), r, gf * inside * (2 * ctx.bound), gl * inside, ctx.inverse)
-        gx = torch.where(inside, g.t / (2 * ctx.bound), gf).reshape(x.shape) if ctx.needs_input_grad[0] else None
-        out = torch.zeros_like(raw.reshape(3 * K - 1, size))
-        _share_gradient(out[: 2 * K].view(2, K, size), p, k, share, before, free, g)
-        if K > 1:
-            _slope_gradient(out[2 * K :], k, inner, start, g)
-        return gx, out.reshape(raw.shape), None, None
+        free, gf = 2 * ctx.bound * (1 - SMALLEST * K), grad_f.reshape(size)
+        gl = grad_log.reshape(size) * inside
+        if ctx.inverse:
+            gl = -gl
+        g = _gradient(sizes[0], sizes[1], d[0], Curve(*parts), gf * inside, gl, ctx.inverse)
+        gx = torch.addcmul(gf, g.t - gf, inside).view(x.shape) if ctx.needs_input_grad[0] else None
+        out = torch.empty(3 * K, size, device=x.device, dtype=x.dtype)
+        out[:K].zero_()
+        at = torch.stack([k, k + 1])  # row 0, and the first of the shares, which is written next, take the ends
+        out.scatter_(0, at, g.slopes * d / torch.add(inner.abs(), STEEP).square() * STEEP**2)
+        _share_gradient(out[K:].view(2, K, size), p, k, earlier, share, before, free, g)
+        return gx, out[1:].view(raw.shape), None, None
+
+
+@functools.lru_cache(maxsize=64)
+def _knots(K: int, bound: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What the sums of free shares at knots 1 .. K - 1 are compared with, less the part of t."""
+    free, least = 2 * bound * (1 - SMALLEST * K), 2 * bound * SMALLEST
+    return ((bound - least * torch.arange(1, K, device=device, dtype=dtype)) / free)[:, None]
 
 
 class _Gradient(NamedTuple):
@@ -200,62 +222,48 @@ class _Gradient(NamedTuple):
     slopes: Tensor  # of d0 and d1
 
 
-def _inner_slopes(raw: Tensor, k: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw inner slopes on both sides of bin k (0 at an end), and the slopes themselves (1 at an end)."""
-    last, size = len(raw) - 1, len(line)
-    if last < 0:
-        return raw.new_zeros(2, size), raw.new_ones(2, size)
-    sides = torch.stack([k - 1, k])
-    real = (sides >= 0) & (sides <= last)
-    inner = raw.take(sides.clamp(0, last) * size + line) * real
-    return inner, (inner / (1 + inner.abs() / STEEP)).exp()
+def _gradient(w: Tensor, h: Tensor, d0: Tensor, c: Curve, gf: Tensor, gl: Tensor, inverse: bool) -> _Gradient:
+    """The gradient with respect to t and the bin, from gf of the value and gl of the (forward) log slope.
 
-
-def _gradient(b: Bin, r: Tensor, gf: Tensor, gl: Tensor, inverse: bool) -> _Gradient:
-    """The gradient with respect to t and the bin, from those of the value and the log slope, in unit coordinates.
-
-    An inverse x(y) has f(x(y)) = y: it is the forward map's gradient at x with gf = -(g_x + gl dL/dx) / f'.
+    Backwards through N = r A, D, T and r; m, n, b are what N, -D and T receive. An inverse x(y) has f(x(y)) = y: it is
+    the forward map's gradient at x with gf = -(g_x + gl dL/dx) / f'.
     """
-    w, h, d0, d1 = b.w, b.h, b.d0, b.d1
-    s, rest, rr = h / w, 1 - r, r * r
-    q, twice, bow = r * rest, s + s, rest - r
-    ss, tilt = rest * rest, d0 + d1 - twice
-    D, N = (s + tilt * q).reciprocal(), s * rr + d0 * q
-    top = d1 * rr + twice * q + d0 * ss
-    T, DD = top.reciprocal(), D * D
-    slope_r = h * s * top * DD  # df/dr
-    gt2 = gl * T * (-2 if inverse else 2)  # the part of 2 gl / T, and of 2 gl D
-    gd2 = gl * D * (-2 if inverse else 2)
-    log_r = gt2 * (d1 * r + s * bow - d0 * rest) - gd2 * tilt * bow  # gl dL/dr
+    r, q, s, A, B, T, tilt, D = c
+    rest, rr = 1 - r, r * r
+    b, both = gl / T, gl / D
+    N_r, D_r = torch.addcmul(A, r, s - d0), (rest - r) * tilt
+    E = r * A / D
+    log_r = torch.addcmul(b * (B - A), both, D_r, value=-1)
+    log_r = log_r + log_r
     gy = gf
     if inverse:
-        gy = (gf * w + log_r) / slope_r
+        gy = (gf * w + log_r) * D / (h * torch.addcmul(N_r, E, D_r, value=-1))
         gf = -gy
-    gr, hD, qD = gf * slope_r + log_r, gf * h * DD, q * gd2
-    half = 0.5 * gt2
-    flat = 1 - q - q
-    gs = hD * (rr / D - N * flat) + gl * (-2 if inverse else 2) / s + gt2 * q - gd2 * flat
-    gd0 = hD * q * (1 / D - N) + half * ss - qD
-    gd1 = half * rr - qD - hD * N * q
+    m = gf * h / D
+    gr = torch.addcmul(log_r, m, torch.addcmul(N_r, E, D_r, value=-1))
+    n = torch.add(m * E, both, alpha=2)
+    gs = torch.addcmul(m * rr - n, torch.add(n, b), q, value=2)
+    gs = torch.addcdiv(gs, gl, s, value=2)
+    gd0 = torch.addcmul((m - n) * q, b, rest * rest)
+    gd1 = torch.addcmul(b * rr, n, q, value=-1)
     gt = gr / w
-    sizes = torch.stack([-(gr * r + gs * s) / w, gf * N * D + gs / w])
+    sizes = torch.stack([-torch.addcmul(gt * r, gs / w, s), torch.addcdiv(gf * E, gs, w)])
     return _Gradient(gy if inverse else gt, torch.stack([-gt, gf]), sizes, torch.stack([gd0, gd1]))
 
 
 def _share_gradient(
-    out: Tensor, p: Tensor, k: Tensor, share: Tensor, before: Tensor, free: float, g: _Gradient
+    out: Tensor,
+    p: Tensor,
+    k: Tensor,
+    earlier: Tensor,
+    share: Tensor,
+    before: Tensor,
+    free: float,
+    g: _Gradient,
 ) -> None:
-    """Through softmax and cumulative sum: out `(2, K, size)`."""
-    mean = g.sizes * share + g.ends * before
-    count = torch.arange(p.shape[1], device=p.device)[:, None]
-    torch.lt(count, k, out=(earlier := torch.empty_like(p[0])))
-    torch.sub(earlier * g.ends[:, None], mean[:, None], out=out)
-    out.mul_(p).scatter_add_(1, k.expand(2, 1, -1), (g.sizes * share)[:, None])
-    out.mul_(free)
-
-
-def _slope_gradient(out: Tensor, k: Tensor, inner: Tensor, start: Tensor, g: _Gradient) -> None:
-    """Through their link: out `(K - 1, size)`, zero so far."""
-    sides = torch.stack([k - 1, k])
-    real = (sides >= 0) & (sides < len(out))
-    out.scatter_add_(0, sides.clamp(0, len(out) - 1), g.slopes * start / (1 + inner.abs() / STEEP).square() * real)
+    """Through softmax and cumulative sum: out `(2, K, size)`; earlier `(K - 1, size)` is 1 for bins before bin k."""
+    own = g.sizes * share
+    mean = torch.addcmul(own, g.ends, before).mul_(free)
+    torch.mul(earlier, (g.ends * free)[:, None], out=out[:, :-1])
+    out[:, -1].zero_()
+    out.sub_(mean[:, None]).mul_(p).scatter_add_(1, k.expand(2, 1, -1), own.mul_(free)[:, None])

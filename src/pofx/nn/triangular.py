@@ -95,7 +95,7 @@ class Walk:
         self.weights = [layer.masked() for layer in self.layers]
         self.outlet = body.outlet.masked().view(numbers, d, -1).transpose(0, 1).contiguous()
         self.bias = body.outlet.bias.view(numbers, d).t()[:, :, None]
-        self.films = [None if c is None else m.affine(c).t() for m in body.modulations]
+        self.films = [_film(m, c) for m in body.modulations]
         self.known = [Growing(body.inlet.out_features, rows, self.outlet) for _ in self.layers]
 
     def numbers(self, u: Tensor) -> Tensor:
@@ -135,6 +135,12 @@ class Growing:
     def upto(self, end: int) -> Tensor:
         """The first rows."""
         return self.parts[:end] if self.all is None else self.all[:end]
+
+
+def _film(modulation: nn.Module, c: Tensor | None) -> Tensor | None:
+    """Scales and shifts of all units, `(2 width, B)`."""
+    assert isinstance(modulation, Modulation)
+    return None if c is None or modulation.affine is None else modulation.affine(c).t()
 
 
 def _modulated(h: Tensor, film: Tensor | None, rows: slice) -> Tensor:
