@@ -26,6 +26,7 @@ QUICK += [("diffusion", "pictures"), ("energy", "density")]  # every family at e
 QUICK += [("rbm", "pictures")]
 QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("masked_diffusion", "table")]
 QUICK += [("gsn", "table")]
+QUICK += [("ngram", "pictures"), ("ngram", "table")]
 
 
 @pytest.mark.parametrize("name, toy", QUICK)

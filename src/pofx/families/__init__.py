@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "trees": "pofx.families.trees:Trees",
     "copula": "pofx.families.copula:Copula",
     "autoregressive": "pofx.families.autoregressive:Autoregressive",
+    "ngram": "pofx.families.ngram:NGram",
     "vae": "pofx.families.vae:VAE",
     "hvae": "pofx.families.hierarchical:HVAE",
     "vqvae": "pofx.families.vqvae:VQVAE",

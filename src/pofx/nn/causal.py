@@ -28,6 +28,9 @@ from .mlp import check_condition
 from .raster import PictureNet, Raster, Scan, Window, groups_of
 
 
+FIRST = 9  # the kernel of the first convolution in a picture of more than 16 pixels
+
+
 def gate(a: Tensor, axis: int = 1) -> Tensor:
     """tanh of the first half of the features times sigmoid of the second; (B, 2 width, ...) -> (B, width, ...)."""
     left, right = a.chunk(2, axis)
@@ -62,7 +65,10 @@ class GatedLayer(nn.Module):
 
 
 class GatedNet(PictureNet):
-    """Two stacks of gated convolutions; each layer lets a pixel see kernel // 2 places further."""
+    """Two stacks of gated convolutions; each layer lets a pixel see kernel // 2 places further.
+
+    The first convolution reads the pixels alone, which costs little, so in a large picture it is a wide one.
+    """
 
     def __init__(self, shape: tuple[int, int, int], told: int, out: int, size: Size) -> None:
         super().__init__(shape, told, out, size)
@@ -70,8 +76,9 @@ class GatedNet(PictureNet):
         width, depth, dropout, kernel = size.over(width=32, depth=4 if max(height, wide) <= 16 else 6, dropout=0.2)
         group_in, group, group_out = groups_of(shape, told, width, out)
         self.kernel, self.c_dim, self.shape = kernel, size.c_dim, shape
-        self.above = MaskedConv2d(group_in, torch.zeros_like(group), kernel, "down", strict=True)
-        self.left = MaskedConv2d(group_in, group, kernel, "right", strict=True)
+        self.first = first = kernel if max(height, wide) <= 16 else max(kernel, FIRST)
+        self.above = MaskedConv2d(group_in, torch.zeros_like(group), first, "down", strict=True)
+        self.left = MaskedConv2d(group_in, group, first, "right", strict=True)
         self.link = nn.Conv2d(len(group), len(group), 1)
         self.place = nn.Parameter(torch.randn(2, len(group), height, wide) * 0.1)
         self.layers = nn.ModuleList(GatedLayer(group, kernel, size.c_dim, dropout) for _ in range(depth))
@@ -99,10 +106,10 @@ class GatedScan(Scan):
 
     def __init__(self, net: GatedNet, rows: int, c: Tensor | None = None) -> None:
         height, wide, _ = net.shape
-        self.net, self.r, self.i = net, net.kernel // 2, -1
+        self.net, self.r, self.first, self.i = net, net.kernel // 2, net.first // 2, -1
         self.layers = cast(list[GatedLayer], list(net.layers))
         new, width = net.place.new_zeros, net.place.shape[1]
-        self.x = new(rows, height + self.r, wide + 2 * self.r, net.above.weight.shape[1])
+        self.x = new(rows, height + self.first, wide + 2 * self.first, net.above.weight.shape[1])
         self.v = [new(rows, height + self.r, wide + 2 * self.r, width) for _ in self.layers]
         self.h = [new(rows, wide + self.r, width) for _ in self.layers]
         self.shifts = [layer.shifts(c) for layer in self.layers]
@@ -113,13 +120,13 @@ class GatedScan(Scan):
 
     def put(self, i: int, j: int, told: Tensor) -> None:
         """Set the features (B, C F) of a pixel."""
-        self.x[:, i + self.r, j + self.r] = told
+        self.x[:, i + self.first, j + self.first] = told
 
     def at(self, i: int, j: int) -> Tensor:
         """The outputs (B, C out) of a pixel."""
         if i != self.i:
             self._start_row(i)
-        h = self.left.pixel(self.links[0][:, j], self.x[:, i + self.r], j)
+        h = self.left.pixel(self.links[0][:, j], self.x[:, i + self.first], j)
         for right, past, link, (W, b) in zip(self.right, self.h, self.links[1:], self.mix, strict=False):
             past[:, j + self.r] = h
             h = h + torch.addmm(b, gate(right.pixel(link[:, j], past, j)), W)
@@ -130,7 +137,7 @@ class GatedScan(Scan):
     def _start_row(self, i: int) -> None:
         """Make v of a row, and all that it and the biases add to h there."""
         net, r = self.net, self.r
-        v = F.conv2d(self.x[:, i : i + r].permute(0, 3, 1, 2), net.above.masked, net.above.bias)
+        v = F.conv2d(self.x[:, i : i + self.first].permute(0, 3, 1, 2), net.above.masked, net.above.bias)
         v = v + net.place[0, :, i : i + 1]
         self.links = [_lines(net.link(v) + net.place[1, :, i : i + 1] + net.left.bias[:, None, None])]
         for layer, past, (above, left) in zip(self.layers, self.v, self.shifts, strict=True):
