@@ -151,7 +151,7 @@ class VQVAE(Model):
         return self.commitment * (h - e).square().sum(1).mean() - log_p.mean()
 
     def _count(self, z: Tensor) -> None:
-        share = nn.functional.one_hot(z, self.K).float().mean(0)
+        share = nn.functional.one_hot(z, self.K).to(self.usage.dtype).mean(0)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(share)
             share /= torch.distributed.get_world_size()
