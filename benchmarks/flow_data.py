@@ -5,8 +5,8 @@
     power-plant, protein                   UCI tables, with uniform noise at each column's resolution
     mnist        28 x 28 pixels of 256 levels
 
-Tables are standardised on the training rows; log p is in nats a row of the standardised columns. Of pictures log p is in
-bits a pixel, of x + e with e uniform in the bin, which bounds the log probability of the levels from below.
+Tables are standardised on the training rows; log p is in nats a row of the standardised columns. Of pictures log p is
+in bits a pixel, of x + e with e uniform in the bin, which bounds the log probability of the levels from below.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def toy(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of a plane."""
     if name == "moons":
         angle, side = np.pi * rng.random(n), rng.integers(0, 2, n)
-        x = np.stack([np.cos(angle) + side * (1 - 2 * np.cos(angle)), np.sin(angle) + side * (0.5 - 2 * np.sin(angle))], 1)
+        x = np.stack(
+            [np.cos(angle) + side * (1 - 2 * np.cos(angle)), np.sin(angle) + side * (0.5 - 2 * np.sin(angle))], 1
+        )
         return x + 0.05 * rng.normal(size=(n, 2))
     if name == "checkerboard":
         row, column = rng.integers(0, 4, n), rng.integers(0, 2, n)
@@ -116,7 +118,9 @@ def _resolution(x: np.ndarray) -> np.ndarray:
     """The largest power of ten of which a column's values are multiples."""
     steps = []
     for column in x.T:
-        steps.append(next(s for s in (10.0**-k for k in range(13)) if np.allclose(column / s, np.round(column / s), atol=1e-4)))
+        steps.append(
+            next(s for s in (10.0**-k for k in range(13)) if np.allclose(column / s, np.round(column / s), atol=1e-4))
+        )
     return np.array(steps)
 
 

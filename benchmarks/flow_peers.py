@@ -7,8 +7,8 @@
 A cell is DATA/LIBRARY, such as `moons/zuko-ar`; a part of a name is enough. Finished cells are lines of
 runs/flow_peers.jsonl and are not run again. pofx is `pofx.fit(rows, "flow")` as it comes. The peers are neural spline
 flows as their papers and their documentation build them: 5 transforms, 128 wide, 2 hidden layers (or residual blocks),
-8 bins, Adam 1e-3 with a cosine to the end of the budget, batches of 512 (pictures 128), gradients clipped at norm 5, the
-best of 20 validations kept; pictures enter as the logits of x + e, standardised. Versions: benchmarks/requirements.txt.
+8 bins, Adam 1e-3 with a cosine to the end of the budget, batches of 512 (pictures 128), gradients clipped at norm 5,
+the best of 20 validations kept; pictures enter as the logits of x + e, standardised. Versions: benchmarks/requirements.txt.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from flow_data import Rows
 from torch import Tensor
 
 import pofx
-from pofx.data import Data
+from pofx.data import Batch, Data
+from pofx.families.flow import Flow
 from pofx.kinds.base import Space, Variable
 from pofx.randomness import Rng
 
@@ -44,7 +45,8 @@ def zuko_flow(d: int, coupling: bool, transforms: int = 5, width: int = 128) -> 
 
 def nflows_flow(d: int, coupling: bool, transforms: int = 5, width: int = 128) -> torch.nn.Module:
     """nflows' neural spline flow with a permutation and an LU layer before each transform, as in the paper."""
-    from nflows import distributions, flows, nn, transforms as T
+    from nflows import distributions, flows, nn
+    from nflows import transforms as T
 
     layers: list[torch.nn.Module] = []
     for i in range(transforms):
@@ -145,7 +147,11 @@ def fit_pofx(rows: Rows, seconds: float, seed: int, options: dict) -> tuple[floa
     for i, part in enumerate(data.part("test").x.split(500)):
         with torch.no_grad():
             values.append(model.log_prob(part, rng=i).value.double())
-    return -float(torch.cat(values).mean()), min(h["valid"] for h in model.history if "valid" in h), model.history[-1]["step"]
+    return (
+        -float(torch.cat(values).mean()),
+        min(h["valid"] for h in model.history if "valid" in h),
+        model.history[-1]["step"],
+    )
 
 
 def quality(name: str, library: str, seed: int, seconds: float, options: dict) -> dict:
@@ -165,6 +171,97 @@ def quality(name: str, library: str, seed: int, seconds: float, options: dict) -
     return line
 
 
+def best(call: Callable[[], object], times: int, repeats: int = 5) -> float:
+    """CPU milliseconds of one call, the least of some repeats."""
+    call()
+    spent = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        for _ in range(times):
+            call()
+        spent.append((time.process_time() - begun) / times)
+    return 1e3 * min(spent)
+
+
+def trainer(params: list[Tensor], loss: Callable[[], Tensor], optimiser: torch.optim.Optimizer) -> Callable[[], None]:
+    """One step of training."""
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(params, 5.0)
+        optimiser.step()
+
+    return step
+
+
+def chart_flow(d: int, **options: object) -> Flow:
+    """pofx's flow with the peers' sizes: 5 transforms, 128 wide, 8 bins."""
+    space = Space((d,), (Variable("u"),), "vector", "chart", "float32")
+    return Flow(layers=5, width=128, bins=8, marginals=0, **options).build(space, seed=0)  # type: ignore[return-value]
+
+
+def speed() -> None:
+    """Training steps at D = 6, batch 512; draws of 256 rows of D = 63; Jacobi beside entry by entry."""
+    x = Rng(0).normal((512, 6))
+    ours, peer = chart_flow(6, depth=1, coupling="autoregressive").train(), zuko_flow(6, False)
+    mine, theirs = list(ours.parameters()), list(peer.parameters())
+    own = trainer(mine, lambda: ours._loss(Batch(x), Rng(0)), torch.optim.AdamW(mine, 1e-3, fused=True))
+    other = trainer(theirs, lambda: -peer().log_prob(x).mean(), torch.optim.Adam(theirs, 1e-3))
+    pairs = [(best(own, 20), best(other, 20)) for _ in range(3)]
+    print("training step, ms: pofx, zuko, ratio", *(f"{a:.1f} {b:.1f} {b / a:.2f};" for a, b in pairs))
+    masked, jacobi = (chart_flow(63, depth=1, coupling="autoregressive", inverse=i) for i in ("sequential", "jacobi"))
+    jacobi.load_state_dict(masked.state_dict())
+    coupled, peer, other_coupled = chart_flow(63, coupling="coupling"), zuko_flow(63, False), nflows_flow(63, True)
+    with torch.no_grad():
+        for word in ("at initialisation", "trained 60 steps on dependent columns"):
+            report_draws(word, masked.eval(), jacobi.eval(), coupled.eval(), peer, other_coupled)
+            if word == "at initialisation":
+                with torch.enable_grad():
+                    train_briefly(masked.train())
+                jacobi.load_state_dict(masked.state_dict())
+
+
+def train_briefly(flow: Flow) -> None:
+    """Some steps on rows whose neighbours depend on each other."""
+    params = list(flow.parameters())
+    optimiser = torch.optim.AdamW(params, 3e-3, fused=True)
+    for k in range(60):
+        x = Rng(k).normal((256, 63)).cumsum(1) / 4
+        trainer(params, lambda x=x: flow._loss(Batch(x), Rng(0)), optimiser)()
+
+
+def report_draws(
+    word: str, masked: Flow, jacobi: Flow, coupled: Flow, peer: torch.nn.Module, other: torch.nn.Module
+) -> None:
+    """Milliseconds of 256 draws of 63 columns."""
+    ours, fixed = best(lambda: masked.sample(256, rng=0), 1, 3), best(lambda: jacobi.sample(256, rng=0), 1, 2)
+    theirs = best(lambda: peer().sample((256,)), 1, 1)
+    gap = float((masked.sample(256, rng=0) - jacobi.sample(256, rng=0)).abs().max())
+    print(f"256 draws of 63 columns, {word}, ms: pofx {ours:.0f}, zuko {theirs:.0f}, ratio {theirs / ours:.1f}")
+    print(f"    by Jacobi iteration {fixed:.0f}, farthest entry {gap:.1e}")
+    a, b = best(lambda: coupled.sample(256, rng=0), 5), best(lambda: other.sample(256), 5)
+    print(f"    couplings: pofx {a:.0f}, nflows {b:.0f}, ratio {b / a:.2f}")
+
+
+def table(path: Path, seconds: float) -> None:
+    """Means over seeds, nats a row (bits a pixel for pictures), and the gap to the truth where it is known."""
+    lines = [r for r in stored(path) if r["seconds"] == seconds]
+    for name in flow_data.NAMES:
+        for library in LIBRARIES:
+            mine = [r for r in lines if r["cell"] == f"{name}/{library}"]
+            if mine:
+                values = [r.get("bits", r["nll"]) for r in mine]
+                spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                gap = (
+                    ""
+                    if mine[0]["truth"] is None
+                    else f"  gap to the truth {statistics.mean(values) - mine[0]['truth']:.3f}"
+                )
+                steps = f"{len(mine)} seeds, {statistics.mean(r['steps'] for r in mine):.0f} steps"
+                print(f"{name:13s} {library:16s} {statistics.mean(values):8.4f}{spread}  {steps}{gap}")
+
+
 def main() -> None:
     """Run what is asked and not yet done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,6 +273,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.what == "speed":
+        speed()
+    elif asked.what == "table":
+        table(asked.results, asked.seconds)
+    else:
+        cells(asked)
+
+
+def cells(asked: argparse.Namespace) -> None:
+    """The cells of quality that are asked for and not yet done."""
     done = {(r["cell"], r["seed"], r["seconds"]) for r in stored(asked.results)}
     for name in flow_data.NAMES:
         for library in LIBRARIES:
