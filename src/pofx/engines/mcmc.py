@@ -32,10 +32,12 @@ class Sloped:
     Args:
         both: x (B, *event) -> (log p (B,), its gradient (B, *event)), without a graph.
         value: x -> log p (B,), as of any other log density.
+        slope: the gradient alone, where that is cheaper.
     """
 
     both: Callable[[Tensor], tuple[Tensor, Tensor]]
     value: LogDensity
+    slope: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.value(x)
@@ -49,13 +51,16 @@ def blend(log_p: LogDensity, log_q: LogDensity, b: float) -> LogDensity:
 
     if not (isinstance(log_p, Sloped) and isinstance(log_q, Sloped)):
         return value
-    p_both, q_both = log_p.both, log_q.both
+    p_both, q_both, first, second = log_p.both, log_q.both, log_p, log_q
 
     def both(x: Tensor) -> tuple[Tensor, Tensor]:
         (p, p_slope), (q, q_slope) = p_both(x), q_both(x)
         return (1 - b) * p + b * q, (1 - b) * p_slope + b * q_slope
 
-    return Sloped(both, value)
+    def slope(x: Tensor) -> Tensor:
+        return (1 - b) * slope_of(first, x) + b * slope_of(second, x)
+
+    return Sloped(both, value, slope)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def langevin(
     """
     rng, trace = _wrap(rng, x), []
     for i in range(steps):
-        _, slope = value_and_slope(log_prob, x)
+        slope = slope_of(log_prob, x)
         move = rng.normal(tuple(x.shape), x.dtype).mul_(step_size * noise).add_(slope, alpha=0.5 * step_size**2)
         x = x + (move if fixed is None else torch.where(fixed, 0.0, move))
         if keep and (i + 1) % keep == 0:
@@ -194,12 +199,13 @@ def transition(
     e = (step_size * (0.9 + 0.2 * rng.uniform((b,), x.dtype))).reshape(b, *tail)
     v = rng.normal(tuple(x.shape), x.dtype) * free
     value, slope = value_and_slope(log_prob, x)
-    y, new, u = x, value, v
-    for _ in range(leapfrog):
-        u = u + 0.5 * e * slope * free
+    y, u = x, v + 0.5 * e * slope * free
+    for _ in range(leapfrog - 1):
         y = y + e * u
-        new, slope = value_and_slope(log_prob, y)
-        u = u + 0.5 * e * slope * free
+        u = u + e * slope_of(log_prob, y) * free
+    y = y + e * u
+    new, slope = value_and_slope(log_prob, y)
+    u = u + 0.5 * e * slope * free
     gain = new - value + 0.5 * (v**2 - u**2).reshape(b, -1).sum(1)
     accept = torch.nan_to_num(gain, nan=-torch.inf, posinf=-torch.inf).clamp_max(0).exp()
     taken = (rng.uniform((b,), x.dtype) < accept).reshape(b, *tail)
@@ -278,6 +284,14 @@ def diagnostics(trace: Tensor, accept: Tensor | float | None = None) -> dict[str
 
 def _wrap(rng: Rng | torch.Generator | int | None, x: Tensor) -> Rng:
     return rng if isinstance(rng, Rng) else Rng(rng, x.device)
+
+
+def slope_of(log_prob: LogDensity, x: Tensor) -> Tensor:
+    """The gradient of log p at x (B, *event), without a graph."""
+    if isinstance(log_prob, Sloped) and log_prob.slope is not None:
+        with torch.no_grad():
+            return log_prob.slope(x.detach())
+    return value_and_slope(log_prob, x)[1]
 
 
 def value_and_slope(log_prob: LogDensity, x: Tensor) -> tuple[Tensor, Tensor]:

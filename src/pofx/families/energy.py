@@ -21,6 +21,7 @@ bidirectional Monte Carlo (Grosse 2015, arXiv:1511.02543).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,13 +31,13 @@ from torch import Tensor, nn
 from pofx.engines import matching
 from pofx.engines.ais import Tempered, ais, reverse_ais
 from pofx.engines.basis import Basis
-from pofx.engines.mcmc import LogDensity, Sloped, diagnostics, langevin, transition, value_and_slope
+from pofx.engines.mcmc import LogDensity, Sloped, diagnostics, langevin, slope_of, transition, value_and_slope
 from pofx.engines.replay import Kept, Replay
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.convnet import ConvCritic
 from pofx.nn.moments import BATCHES, Moments
-from pofx.nn.scalar import ConvLogits, ScalarMLP
+from pofx.nn.scalar import ConvLogits, ScalarMLP, chosen, chosen_weights
 
 CHAINED = ("pcd", "cd")
 OBJECTIVES = (*CHAINED, "dsm", "ssm", "nce")
@@ -167,7 +168,7 @@ class Energy(Model):
     def energy(self, v: Tensor, given: Given | None = None, keep: Keep | None = None) -> Tensor:
         """f(v, c) for v (B, *event), (B,), without the base."""
         if self.classifier:
-            return -_of_label(self.logits(v), given or {})
+            return -chosen(self.logits(v), given or {})
         return self.body(v.flatten(1) if self.flatten else v, self._condition_on(given, len(v), keep))
 
     def _condition_on(self, given: Given | None, n: int, keep: Keep | None) -> Tensor | None:
@@ -180,25 +181,34 @@ class Energy(Model):
         def value(v: Tensor) -> Tensor:
             return self.base.log_prob(v) - self.energy(v, given, keep)
 
-        def both(v: Tensor) -> tuple[Tensor, Tensor]:
+        def condition(v: Tensor) -> Tensor | None:
             if len(v) not in held:
                 held[len(v)] = self._condition_on(given, len(v), keep)
-            return self._both(v, held[len(v)], given)
+            return held[len(v)]
 
-        return Sloped(both, value) if isinstance(self.body, ScalarMLP) else value
+        def both(v: Tensor) -> tuple[Tensor, Tensor]:
+            f, slope = self.body.value_and_slope(v.flatten(1), condition(v), weigh)
+            log_p = self.base.log_prob(v) + (chosen(f, given) if self.classifier else -f)
+            return log_p, self.base.slope(v) + sign * slope.reshape(v.shape)
 
-    def _both(self, v: Tensor, c: Tensor | None, given: Given) -> tuple[Tensor, Tensor]:
-        """log p~ and its slope in v."""
+        def slope(v: Tensor) -> Tensor:
+            return self._slope_at(v, condition(v), given)
+
+        weigh, sign = (partial(chosen_weights, given=given), 1) if self.classifier else (None, -1)
+        return Sloped(both, value, slope) if isinstance(self.body, ScalarMLP) else value
+
+    def _slope_at(self, v: Tensor, c: Tensor | None, given: Given) -> Tensor:
+        """The score of v, with a graph where one is wanted."""
         if self.classifier:
-            g, slope = self.body.value_and_slope(v.flatten(1), None, lambda g: _weights(g, given))
-            return self.base.log_prob(v) + _of_label(g, given), self.base.slope(v) + slope.reshape(v.shape)
-        f, slope = self.body.value_and_slope(v.flatten(1), c)
-        return self.base.log_prob(v) - f, self.base.slope(v) - slope.reshape(v.shape)
+            slope = -self.body.slope(v.flatten(1), None, partial(chosen_weights, given=given))
+        else:
+            slope = self.body.slope(v.flatten(1), c)
+        return self.base.slope(v) - slope.reshape(v.shape)
 
     def _slope(self, given: Given, keep: Keep) -> Callable[[Tensor], Tensor]:
-        """The score of v, with a graph."""
+        """The score for losses: with a graph."""
         if isinstance(self.body, ScalarMLP):
-            return lambda v: self._both(v, self._condition_on(given, len(v), keep), given)[1]
+            return lambda v: self._slope_at(v, self._condition_on(given, len(v), keep), given)
         log_p = self._log_tilde(given, keep)
         return lambda v: torch.autograd.grad(log_p(v).sum(), v, create_graph=True)[0]
 
@@ -351,8 +361,7 @@ class Energy(Model):
         """p(label | u) of a classifier, (B, K), exact: softmax g, without any log Z."""
         if not self.classifier:
             raise Unsupported("energy: p(label | x) without log Z wants classifier=True; else ask Joint.")
-        with torch.no_grad():
-            return self.logits(self.moments(u.float())).softmax(1)
+        return self.logits(self.moments(u.float())).detach().softmax(1)
 
     def _by_shares(self, rng: Rng) -> Tensor:
         """Rows of log Z of a classifier: Z_y = Z E_p p(y | v), so one annealing does for all labels."""
@@ -388,14 +397,4 @@ class Energy(Model):
                 known[len(v)] = self._log_tilde({name: code.clamp_min(0)}, {name: code >= 0})
             return known[len(v)]
 
-        return Sloped(lambda v: value_and_slope(of(v), v), lambda v: of(v)(v))
-
-
-def _of_label(g: Tensor, given: Given) -> Tensor:
-    """g of the label given, or log sum exp of all, (B,)."""
-    return g.gather(1, next(iter(given.values())).long().reshape(-1, 1))[:, 0] if given else torch.logsumexp(g, 1)
-
-
-def _weights(g: Tensor, given: Given) -> Tensor:
-    """The slope of `_of_label` in g, (B, K)."""
-    return F.one_hot(next(iter(given.values())).long().reshape(-1), g.shape[1]).to(g) if given else g.softmax(1)
+        return Sloped(lambda v: value_and_slope(of(v), v), lambda v: of(v)(v), lambda v: slope_of(of(v), v))

@@ -15,7 +15,7 @@ References: residual branches without normalisation (Zhang 2019, arXiv:1901.0932
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from torch.nn import functional as F
 
 from .convnet import ConvCritic
 from .mlp import check_condition
+
+Weigh = Callable[[Tensor], Tensor]
 
 
 class ScalarMLP(nn.Module):
@@ -41,7 +43,7 @@ class ScalarMLP(nn.Module):
         self, d_in: int, width: int, depth: int, c_dim: int = 0, d_out: int = 1, residual: bool = True
     ) -> None:
         super().__init__()
-        self.c_dim, self.width, self.d_out = c_dim, width, d_out
+        self.c_dim, self.width, self.d_out, self.residual = c_dim, width, d_out, residual
         self.inlet = nn.Linear(d_in, width)
         self.first: Any = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         second = [nn.Linear(width, width) for _ in range(depth if residual else 0)]
@@ -56,37 +58,43 @@ class ScalarMLP(nn.Module):
         """x (B, d_in) -> (B,) or (B, d_out)."""
         return self._out(F.silu(self._hidden(x)[-1]), c)
 
-    def value_and_slope(
-        self, x: Tensor, c: Tensor | None = None, weigh: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """f of x (B, d_in), and its gradient in x (B, d_in), written out: chains need no graph of it.
+    def slope(self, x: Tensor, c: Tensor | None = None, weigh: Weigh | None = None) -> Tensor:
+        """The gradient of f in x (B, d_in), written out: chains need no graph of it.
 
         With several outputs, `weigh` says from f (B, d_out) which sum of them, (B, d_out), has its gradient taken.
         """
         h = self._hidden(x)
+        return self._back(h, c, None if weigh is None else weigh(self._out(F.silu(h[-1]), c)))
+
+    def value_and_slope(self, x: Tensor, c: Tensor | None = None, weigh: Weigh | None = None) -> tuple[Tensor, Tensor]:
+        """f of x (B, d_in), and its `slope`."""
+        h = self._hidden(x)
         f = self._out(F.silu(h[-1]), c)
-        back = self.outlet.weight if weigh is None else weigh(f) @ self.outlet.weight
-        if c is not None:
-            back = back + self.project(c) / self.width**0.5  # type: ignore[misc]
-        back = _before_silu(back, h[-1])
-        step = 2 if len(self.second) else 1
-        for k in range(len(self.first) - 1, -1, -1):
-            inner, outer = h[step * k + step - 1], h[step * k]
-            if step == 1:
-                back = _before_silu(back @ self.first[k].weight, outer)
-                continue
-            through = _before_silu(back @ self.second[k].weight, inner)
-            back = back + _before_silu(through @ self.first[k].weight, outer)
-        return f, back @ self.inlet.weight
+        return f, self._back(h, c, None if weigh is None else weigh(f))
 
     def _hidden(self, x: Tensor) -> list[Tensor]:
         """What stands before each silu, the last one's in front of the outlet."""
-        h = [self.inlet(x)]
+        h = [F.linear(x, self.inlet.weight, self.inlet.bias)]
         for k, first in enumerate(self.first):
-            h.append(first(F.silu(h[-1])))
-            if len(self.second):
-                h.append(h[-2] + self.second[k](F.silu(h[-1])))
+            h.append(F.linear(F.silu(h[-1]), first.weight, first.bias))
+            if self.residual:
+                second = self.second[k]
+                h.append(h[-2] + F.linear(F.silu(h[-1]), second.weight, second.bias))
         return h
+
+    def _back(self, h: list[Tensor], c: Tensor | None, weights: Tensor | None) -> Tensor:
+        """The gradient in x from what `_hidden` gave."""
+        back = self.outlet.weight if weights is None else weights @ self.outlet.weight
+        if c is not None:
+            back = back + self.project(c) / self.width**0.5  # type: ignore[misc]
+        back = _before_silu(back, h[-1])
+        for k in range(len(self.first) - 1, -1, -1):
+            if not self.residual:
+                back = _before_silu(back @ self.first[k].weight, h[k])
+                continue
+            through = _before_silu(back @ self.second[k].weight, h[2 * k + 1])
+            back = back + _before_silu(through @ self.first[k].weight, h[2 * k])
+        return back @ self.inlet.weight
 
     def _out(self, h: Tensor, c: Tensor | None) -> Tensor:
         f = self.outlet(h)
@@ -96,6 +104,16 @@ class ScalarMLP(nn.Module):
         check_condition(c, self.c_dim)
         assert self.project is not None
         return f + (self.project(c) * h).sum(1) / self.width**0.5
+
+
+def chosen(g: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    """g (B, K) of the one code given, or log sum exp of all without one: (B,)."""
+    return g.gather(1, next(iter(given.values())).long().reshape(-1, 1))[:, 0] if given else torch.logsumexp(g, 1)
+
+
+def chosen_weights(g: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    """The slope of `chosen` in g, (B, K)."""
+    return F.one_hot(next(iter(given.values())).long().reshape(-1), g.shape[1]).to(g) if given else g.softmax(1)
 
 
 class ConvLogits(nn.Module):
