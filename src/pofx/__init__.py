@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pofx.randomness import Rng as Rng
     from pofx.tasks.anomaly import anomaly as anomaly
     from pofx.tasks.base import Answer as Answer
-    from pofx.tasks.compare import compare as compare
     from pofx.tasks.classify import classify as classify
+    from pofx.tasks.compare import compare as compare
     from pofx.tasks.compress import compress as compress
     from pofx.tasks.compress import decompress as decompress
     from pofx.tasks.density import bits_per_dim as bits_per_dim
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pofx.tasks.interpolate import interpolate as interpolate
     from pofx.tasks.judge import Judgement as Judgement
     from pofx.tasks.judge import judge as judge
+    from pofx.tasks.restore import restore as restore
     from pofx.tasks.sample import sample as sample
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
@@ -53,7 +54,8 @@ _HOMES = {
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
-    "interpolate": "pofx.tasks.interpolate", "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
+    "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
+    "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip
 

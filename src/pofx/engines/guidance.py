@@ -2,9 +2,7 @@
 
     E[u | u_t, y] = D + V A' (n^2 I + A V A')^-1 (y - A D),    V = Cov[u | u_t] = (sigma^2 / alpha) dD/du_t
 
-A picks the observed entries, y are their values, known with noise n. The solve is by conjugate gradients, each product
-with V one backward pass; where u is Gaussian, V does not depend on u_t and the formula is exact. Otherwise it is an
-approximation that tends to the truth as sigma -> 0.
+A picks the observed entries, y are their values, known with noise n (inverse.py has it for any A).
 
 Offers `posterior_denoiser` (a denoiser again, for any sampler) and `guided`; `repaint` needs no derivative: it keeps
 the observed entries at their noise level and goes back and forth so that the rest can agree with them. Observed
@@ -16,15 +14,13 @@ References: PiGDM (Song 2023, ICLR); MMPS (Rozet 2024, arXiv:2405.13712); RePain
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..randomness import Rng
+from . import inverse
 from .diffusion import Denoiser, Path, ddim, heun, nodes, prior, reverse_step
-
-_SMALLEST_ALPHA = 1e-3  # where alpha = 0 the covariance cannot be read from the derivative
 
 
 def posterior_denoiser(
@@ -40,43 +36,10 @@ def posterior_denoiser(
         iterations: of the conjugate gradients; as many as observed entries make the solve exact.
     """
 
-    def posterior(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        shape = (-1, *(1,) * (u.ndim - 1))
-        alpha = alpha.clamp_min(_SMALLEST_ALPHA)
-        factor = (sigma**2 / alpha).reshape(shape)
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            d = denoise(u, alpha, sigma)
+    def seen(u: Tensor) -> Tensor:
+        return torch.where(mask, u, 0.0)
 
-        def covariance(w: Tensor) -> Tensor:
-            return factor * torch.autograd.grad(d, u, w, retain_graph=True)[0]
-
-        residual = torch.where(mask, values.to(d.dtype) - d.detach(), 0.0)
-        weights = _solve(lambda w: noise**2 * w + mask * covariance(w), residual, iterations)
-        return (d + covariance(weights)).detach()
-
-    return posterior
-
-
-def _solve(product: Callable[[Tensor], Tensor], y: Tensor, iterations: int) -> Tensor:
-    """Conjugate gradients, each row of y (B, *event) its own system; a row stops where it is solved or not positive."""
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).reshape(len(a), -1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))
-
-    x, r, p = torch.zeros_like(y), y, y
-    size = dot(r, r)
-    tiny = torch.finfo(y.dtype).eps ** 2 * size + torch.finfo(y.dtype).tiny
-    for _ in range(iterations):
-        q = product(p)
-        curve = dot(p, q)
-        go = (size > tiny) & (curve > 0)
-        step = torch.where(go, size / torch.where(go, curve, 1.0), 0.0)
-        x, r = x + step * p, r - step * q
-        after = dot(r, r)
-        p = torch.where(go, r + after / torch.where(go, size, 1.0) * p, 0.0)
-        size = torch.where(go, after, 0.0)
-    return x
+    return inverse.posterior_denoiser(denoise, seen, seen(values), noise=noise, iterations=iterations)
 
 
 def guided(

@@ -113,6 +113,17 @@ class Chart(nn.Module):
             start += bits
         return x.reshape(-1, *self.data_space.shape).to(self.data_space.torch_dtype)
 
+    def unrounded(self, u: Tensor) -> Tensor:
+        """x at u before it is rounded to its levels or its resolution, `(B, *event)` float64, differentiable in u.
+
+        Raises:
+            ValueError: there are categories, between whose codes lies nothing.
+        """
+        if self.codes:
+            names = [self.data_space.variable(i).name for i in self.codes[:3]]
+            raise ValueError(f"{names} are categories: there are no numbers between their codes.")
+        return self._numbers(self._from_event(u).double()).reshape(-1, *self.data_space.shape)
+
     def mask(self, observed: Tensor) -> Tensor:
         """Which chart coordinates an observed mask `(B, *event)` fixes, `(B, *chart_event)` bool."""
         flat = observed.flatten(1)
@@ -129,10 +140,14 @@ class Chart(nn.Module):
             u = torch.where(self.bounded > 0, torch.logit(position), u)
         return u
 
-    def _decode_smooth(self, u: Tensor) -> Tensor:
+    def _numbers(self, u: Tensor) -> Tensor:
         x = u * self.scale + self.mean
         if self.bounded.any():
             x = torch.where(self.bounded > 0, self.low + (self.high - self.low) * torch.sigmoid(u), x)
+        return x
+
+    def _decode_smooth(self, u: Tensor) -> Tensor:
+        x = self._numbers(u)
         step = torch.where(self.step > 0, self.step, torch.ones_like(self.step))
         rounded = torch.round(x / step) * step
         first, last = self.low + step / 2, self.high - step / 2

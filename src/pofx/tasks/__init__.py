@@ -10,5 +10,6 @@ TASKS: dict[str, str] = {
     "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress",
     "interpolate": "pofx.tasks.interpolate",
+    "restore": "pofx.tasks.restore",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pofx.engines.estimators import drawn
 from pofx.metrics.scores import conformal_pvalues
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
@@ -105,7 +106,7 @@ def by_reconstruction(
         q = model.encode(x, given or None)
         score = torch.zeros(len(x), dtype=torch.float64)
         for _ in range(draws):
-            z = q.mean + q.stddev * rng.normal(tuple(q.mean.shape)).to(q.mean.dtype)
+            z = drawn(q, rng)
             log_p = model.decode(z, given or None).log_prob(x)
             score -= torch.where(observed, log_p, 0.0).flatten(1).sum(1).double() / draws
     return Answer(score, "nats", Quality.ESTIMATE)

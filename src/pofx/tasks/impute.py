@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pofx.engines.diffusion import VE
+from pofx.engines.estimators import drawn
 from pofx.engines.guidance import guided
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality
@@ -150,15 +151,16 @@ def by_gibbs(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
 
 def _metropolis(model: Model, x: Tensor, z: Tensor | None, given: dict[str, Tensor] | None, rng: Rng) -> Tensor:
     q = model.encode(x, given)
-    fresh = q.mean + q.stddev * rng.normal(tuple(q.mean.shape))
+    fresh = drawn(q, rng)
     if z is None:
         return fresh
 
     def log_weight(value: Tensor) -> Tensor:
         log_x = model.decode(value, given).log_prob(x).flatten(1).sum(1)
-        return (log_x - 0.5 * value.square().flatten(1).sum(1) - q.log_prob(value)).double()
+        return (log_x + model.log_code(value, given) - q.log_prob(value)).double()
 
     accept = rng.uniform((len(z),), torch.float64).log() < log_weight(fresh) - log_weight(z)
+    accept = accept | q.log_prob(z).isneginf()  # where q is a point there is no way back: every move is taken
     return torch.where(accept.reshape(-1, *[1] * (z.ndim - 1)), fresh, z)
 
 

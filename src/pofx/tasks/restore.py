@@ -1,0 +1,193 @@
+"""Restore: what was x before it was blurred, shrunk, hidden or mixed?
+
+    y = A(x) + n e,   x ~ p(x | y) = p(x) p(y | x) / p(y);     several draws, their mean and their spread
+
+A is a named measurement (engines/operators.py) or any differentiable function of a batch of x. Routes, best first: the
+denoiser guided by y through its own posterior covariance; a chain over the latents of a decoder; a chain on the score.
+What is drawn is as sharp as the data; the mean of many draws has the smallest squared error and is not.
+
+References: PiGDM (Song 2023); MMPS (Rozet 2024, arXiv:2405.13712); latent chains (Hoffman 2017); Whang 2021
+(arXiv:2003.08089).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.engines.diffusion import heun, prior
+from pofx.engines.inverse import log_measurement, posterior_denoiser
+from pofx.engines.mcmc import hmc
+from pofx.engines.paths import VE
+from pofx.kinds import KINDS
+from pofx.model import Model, Quality, Unsupported
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, solve
+
+QUESTION = "What was x before it was measured so?"
+UNIT = "the data's own"
+STEPS = 48
+Measure = Callable[[Tensor], Tensor]
+
+
+def restore(
+    model: Model,
+    y: Any,
+    measure: Measure,
+    noise: float,
+    given: Mapping[str, Any] | None = None,
+    *,
+    draws: int = 8,
+    rng: Rng | torch.Generator | int | None = None,
+    route: str | None = None,
+) -> Answer:
+    """Draw x given a measurement y of it.
+
+    Args:
+        model: fitted.
+        y: measurements `(N, *measured)`, an array or a tensor, in the units of x.
+        measure: A, from x `(N, *event)` (float, in the data's own units) to `(N, *measured)`, differentiable.
+        noise: n, the standard deviation of each number of y; above 0.
+        given: name -> one value, or N values.
+        draws: of each row.
+        rng: a seed or generator.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value is a list of `draws` objects of the user's type; `raw` `(draws, N, *event)`; diagnostics:
+        `mean` and `spread` `(N, *event)`, and `misfit`, the root mean square of (y - A(x)) / n, near 1 where the draws
+        explain y as well as they should.
+
+    Raises:
+        Unsupported: the data has categories, or the model has no route. ValueError: y does not fit A, or noise is 0.
+    """
+    y = torch.as_tensor(y, dtype=torch.float64)
+    if not noise > 0:
+        raise ValueError(f"restore: got noise = {noise}; expected the standard deviation of y, above 0.")
+    shape = tuple(measure(torch.zeros(1, *model.space.shape, dtype=torch.float64)).shape[1:])
+    if tuple(y.shape[1:]) != shape or not bool(torch.isfinite(y).all()):
+        raise ValueError(f"restore: got y of shape {tuple(y.shape)} (finite?); expected finite numbers (N, {shape}).")
+    c = given_for(model, given, len(y))
+    many = {k: v.repeat(draws, *[1] * (v.ndim - 1)) for k, v in c.items()}
+    every = y.repeat(draws, *[1] * (y.ndim - 1))
+    ask = {"y": every, "measure": measure, "noise": noise, "given": many, "rng": Rng(rng)}
+    found = solve("restore", ROUTES, model, route, **ask)
+    return _drawn(model, found, y, measure, noise, draws)
+
+
+def by_guidance(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
+    """The denoiser, guided by y through its own posterior covariance."""
+    chart, path = model.chart, VE()
+
+    def denoise(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return model.denoise(u, alpha, sigma, given)
+
+    guide = posterior_denoiser(denoise, _in_chart(model, measure), y.float(), noise=noise, iterations=12)
+    u = heun(guide, prior(path, (len(y), *chart.space.shape), rng), path, STEPS)
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=chart.decode(u, rng))
+
+
+def by_latents(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
+    """A Hamiltonian chain over z, from the best of many draws; x is then drawn from its decoder."""
+    with torch.no_grad():
+        z = _best(model, y, measure, noise, given, rng)
+
+    def log_p(value: Tensor) -> Tensor:
+        x = model.decode(value, given or None).mean()
+        if value.requires_grad and not x.requires_grad:
+            raise Unsupported("its decoder has no gradient")
+        return log_measurement(measure, y, noise)(x) - 0.5 * value.double().square().flatten(1).sum(1)
+
+    chain = hmc(log_p, _climbed(log_p, z), steps=10, rng=rng, step_size=0.02, leapfrog=6, warmup=20)
+    with torch.no_grad():
+        x = model.decode(chain.x, given or None).mean()
+    words = {"accept": float(chain.accept.mean())}
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=_levels(model, x), diagnostics=words)
+
+
+def by_score(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
+    """A Langevin chain on the score and the slope of log p(y | x), colder and colder."""
+    chart, seen = model.chart, _in_chart(model, measure)
+    with torch.no_grad():
+        u = chart.encode(model.sample(1, given, rng)[0] if given else model.sample(len(y), None, rng))
+    for step in (0.02, 0.01, 0.005, 0.002, 0.001):
+        for _ in range(40):
+            with torch.enable_grad():
+                v = u.detach().requires_grad_()
+                (pull,) = torch.autograd.grad(log_measurement(seen, y.float(), noise)(v).sum(), v)
+            slope = (model.score(u, given).detach() + pull).clamp(-30, 30)
+            u = u + step * slope + (2 * step) ** 0.5 * rng.normal(tuple(u.shape)).to(u.dtype)
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=chart.decode(u, rng))
+
+
+def _in_chart(model: Model, measure: Measure) -> Measure:
+    """A as a function of u."""
+    chart = model.chart
+    try:
+        chart.unrounded(torch.zeros(1, *chart.space.shape))
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
+
+    def measured(u: Tensor) -> Tensor:
+        return measure(chart.unrounded(u)).float()
+
+    return measured
+
+
+def _best(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Tensor:
+    """For each row the z, of 64 posteriors of the model's own draws, whose decoding explains y best."""
+    best: Tensor | None = None
+    least = torch.full((len(y),), torch.inf, dtype=torch.float64)
+    for _ in range(64):
+        x = model.sample(1, given, rng)[0] if given else model.sample(len(y), None, rng)
+        z = model.encode(x, given or None).mean
+        miss = -log_measurement(measure, y, noise)(model.decode(z, given or None).mean())
+        better = miss < least
+        z_best = z if best is None else best
+        best = torch.where(better.reshape(-1, *[1] * (z.ndim - 1)), z, z_best)
+        least = torch.minimum(miss, least)
+    assert best is not None
+    return best
+
+
+def _climbed(log_p: Measure, z: Tensor, steps: int = 120) -> Tensor:
+    """z at a summit of log p, from where a chain need not search."""
+    with torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        adam = torch.optim.Adam([z], lr=0.05)
+        for _ in range(steps):
+            adam.zero_grad()
+            (-log_p(z).sum()).backward()
+            adam.step()
+    return z.detach()
+
+
+def _levels(model: Model, x: Tensor) -> Tensor:
+    """Float x as the data holds it."""
+    space = model.space
+    if not space.discrete:
+        return x.to(space.torch_dtype)
+    top = torch.tensor([v.levels - 1.0 for v in space.variables], dtype=x.dtype)
+    top = top if space.shared else top.reshape(space.shape)
+    return torch.minimum(x.round().clamp_min(0), top).to(space.torch_dtype)
+
+
+def _drawn(model: Model, found: Answer, y: Tensor, measure: Measure, noise: float, draws: int) -> Answer:
+    raw: Tensor = found.raw.reshape(draws, len(y), *model.space.shape)  # type: ignore[union-attr]
+    x = raw.double()
+    with torch.no_grad():
+        misfit = float(((y - torch.stack([measure(one) for one in x])) / noise).square().mean().sqrt())
+    spread = x.std(0) if draws > 1 else torch.zeros_like(x[0])
+    words = {**found.diagnostics, "mean": x.mean(0), "spread": spread, "misfit": misfit}
+    value = [KINDS[model.space.kind].restore(one, model.space) for one in raw]
+    return Answer(value, UNIT, found.quality, found.route, "restore", raw, diagnostics=words)
+
+
+ROUTES = (
+    route(by_guidance, "denoise", sources="Rozet et al. 2024 (arXiv:2405.13712)"),
+    route(by_latents, "encode", "decode", "sample", sources="Whang et al. 2021 (arXiv:2003.08089)"),
+    route(by_score, "score", "sample", sources="Song and Ermon 2019 (arXiv:1907.05600)"),
+)

@@ -1,0 +1,133 @@
+"""Inverse problems: on a Gaussian the posterior is known in closed form; operators are what they are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pofx
+from pofx.engines.operators import Blur, Compressive, Downsample, Grey, Mask, Quantise
+from pofx.kinds.base import real
+from pofx.model import Card, Model, Predictive
+from pofx.wrappers.decoded import Point
+
+D, NOISE = 5, 0.3
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """(model, mean, covariance) of a Gaussian in D columns of unlike scales."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(D, D)) * np.array([1, 2, 0.5, 3, 1])[:, None]
+    x = rng.normal(size=(20000, D)) @ root.T + np.array([3, 0, -1, 10, 0])
+    model = pofx.fit(x, "gaussian", seed=0)
+    fitted = model.sample(200_000, rng=0).double()
+    return model, fitted.mean(0), torch.cov(fitted.T)
+
+
+def posterior(mean, cov, matrix, y, noise):
+    gain = cov @ matrix.T @ torch.linalg.inv(matrix @ cov @ matrix.T + noise**2 * torch.eye(len(matrix)).double())
+    return mean + gain @ (y - matrix @ mean), cov - gain @ matrix @ cov
+
+
+@pytest.mark.parametrize("measure", [Compressive(2, seed=1), Mask(torch.tensor([True, False, True, False, True]))])
+def test_the_posterior_of_a_gaussian(oracle, measure):
+    model, mean, cov = oracle
+    matrix = measure(torch.eye(D).double()).T
+    x = model.sample(1, rng=7)[0].double()
+    y = matrix @ x + NOISE * torch.randn(len(matrix), generator=torch.Generator().manual_seed(1)).double()
+    want_mean, want_cov = posterior(mean, cov, matrix, y, NOISE)
+    draws = pofx.restore(model, y[None], measure, NOISE, draws=1000, rng=2, route="guidance").raw[:, 0].double()
+    z = (draws.mean(0) - want_mean) / (want_cov.diagonal().clamp_min(1e-9) / 1000).sqrt()
+    assert z.abs().max() < 5, z
+    spread = torch.cov(draws.T).diagonal() / want_cov.diagonal()
+    assert ((spread - 1).abs() < 0.2).all(), spread
+
+
+def test_a_chain_on_the_score_agrees(oracle):
+    model, mean, cov = oracle
+    matrix = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0]]).double()
+    y = torch.tensor([3.5, 11.0]).double()
+    want, want_cov = posterior(mean, cov, matrix, y, 1.0)
+    answer = pofx.restore(model, y[None], lambda x: x @ matrix.T, 1.0, draws=1500, rng=0, route="score")
+    error = (answer.raw[:, 0].double().mean(0) - want) / want_cov.diagonal().sqrt()
+    assert error.abs().max() < 0.25, error
+
+
+def test_diagnostics_say_whether_y_is_explained(oracle):
+    model, _, _ = oracle
+    x = model.sample(40, rng=3).double()
+    measure = Compressive(3, seed=0)
+    y = measure(x) + NOISE * torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    answer = pofx.restore(model, y, measure, NOISE, draws=6, rng=0)
+    assert answer.route == "guidance" and len(answer.value) == 6
+    assert 0.7 < answer.diagnostics["misfit"] < 1.4
+    assert answer.diagnostics["mean"].shape == x.shape
+    assert answer.diagnostics["spread"].mean() < x.std(0).mean()
+
+
+class Linear(Model):
+    """x = W z, z ~ N(0, I): the posterior of z given part of x is known."""
+
+    card = Card("none", "fast", "none", "R^2", "none", ("implicit", "direct"), "none", "a plane", "here")
+
+    def _build(self):
+        self.register_buffer("W", torch.tensor([[2.0, 0], [1, 1], [0, 3]]).double())
+
+    def _sample(self, count, given, rng):
+        return rng.normal((count, 2)).double() @ self.W.T
+
+    def _encode(self, x, given):
+        z = x @ torch.linalg.pinv(self.W).T
+        return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+    def _decode(self, z, given):
+        return Predictive(Point(self.space, "linear"), z.double() @ self.W.T)
+
+
+def test_a_chain_over_latents_agrees():
+    model = Linear().build(real(3))
+    seen, y = model.W[:2], torch.tensor([[1.0, 2.0]]).double()
+    precision = torch.eye(2).double() + seen.T @ seen / 0.25
+    want = model.W @ torch.linalg.solve(precision, seen.T @ y[0] / 0.25)
+    cov = model.W @ torch.linalg.inv(precision) @ model.W.T
+    answer = pofx.restore(model, y, lambda x: x[:, :2], 0.5, draws=400, rng=0)
+    assert answer.route == "latents"
+    draws = answer.raw[:, 0].double()
+    error = (draws.mean(0) - want) / (cov.diagonal() / 400).sqrt()
+    assert error.abs().max() < 5, error
+    assert ((draws.var(0) / cov.diagonal()).log().abs() < 0.4).all()
+
+
+def test_operators():
+    x = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.allclose(Downsample(4)(x)[0, 0, 0], x[0, :4, :4].mean((0, 1)))
+    assert torch.allclose(Blur(1.0)(torch.ones(1, 8, 8, 1).double()), torch.ones(1, 8, 8, 1).double())
+    assert Blur(1.5)(x).var() < 0.3 * x.var()
+    spike = torch.zeros(1, 9, 9, 1).double()
+    spike[0, 4, 4] = 1
+    blurred = Blur(1.0)(spike)[0, :, :, 0]
+    t = torch.arange(-3, 4).double()
+    kernel = torch.softmax(-0.5 * t**2, 0)
+    assert torch.allclose(blurred[1:8, 1:8], kernel[:, None] * kernel)
+    assert torch.allclose(Grey()(x)[..., 0], x @ torch.tensor([0.299, 0.587, 0.114]).double())
+    assert torch.equal(Compressive(3, 5)(x), Compressive(3, 5)(x)) and Compressive(3, 5)(x).shape == (2, 3)
+    q = x.clone().requires_grad_()
+    Quantise(0.25)(q).sum().backward()
+    assert torch.equal(q.grad, torch.ones_like(q)) and torch.allclose(Quantise(0.25)(x) * 4 % 1, torch.zeros_like(x))
+    with pytest.raises(ValueError, match="blocks of 3"):
+        Downsample(3)(x)
+    with pytest.raises(ValueError, match="channels"):
+        Grey()(x[..., :1])
+
+
+def test_what_cannot_be_asked(oracle):
+    model, _, _ = oracle
+    with pytest.raises(ValueError, match="noise"):
+        pofx.restore(model, np.zeros((1, 2)), Compressive(2), 0.0)
+    with pytest.raises(ValueError, match="shape"):
+        pofx.restore(model, np.zeros((1, 3)), Compressive(2), 1.0)
+    mixed = pofx.fit({"a": ["x", "y"] * 30, "b": list(range(60))}, "gaussian", seed=0)
+    with pytest.raises(pofx.Unsupported, match="categories"):
+        pofx.restore(mixed, np.zeros((1, 1)), lambda x: x[:, :1], 1.0)
