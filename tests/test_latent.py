@@ -23,6 +23,7 @@ from pofx.families.vqvae import VQVAE
 from pofx.kinds.base import Space, Variable, real
 from pofx.model import Card, Model, Predictive, Quality, Unsupported
 from pofx.randomness import Rng
+from pofx.tasks.impute import by_gibbs
 from pofx.wrappers import InLatent
 
 W = torch.tensor([[1.0, 0.5], [-0.3, 2.0], [0.7, 0.7]], dtype=torch.float64)
@@ -125,7 +126,7 @@ def test_the_codes_are_standardised_and_the_jacobian_is_counted(oracle):
     assert float((v.std(0) - 1).abs().max()) < 0.1
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
     m, S = prior_of(model)
-    assert torch.allclose(model.log_prior(z).value, MultivariateNormal(m, S).log_prob(z), atol=0.05)
+    assert torch.allclose(model.log_code(z), MultivariateNormal(m, S).log_prob(z), atol=0.05)
     drawn = model.sample(20_000, rng=0).double()
     assert float((drawn.mean(0) - W @ m).abs().max()) < 0.1
     assert float((torch.cov(drawn.T) - W @ S @ W.T - NOISE**2 * torch.eye(3)).abs().max()) < 0.3
@@ -157,7 +158,7 @@ def test_codes_with_an_autoregressive_prior_are_below_the_sum_over_all_codes():
     states = torch.cartesian_prod(*[torch.arange(2)] * 4).reshape(16, 2, 2, 1).to(torch.uint8)
     codes = torch.cartesian_prod(torch.arange(3), torch.arange(3))
     with torch.no_grad():
-        log_prior = model.log_prior(codes).value
+        log_prior = model.log_code(codes)
         table_ = torch.stack(
             [model.decode(codes).log_prob(s.expand(9, 2, 2, 1)).flatten(1).sum(1) + log_prior for s in states]
         )
@@ -285,3 +286,20 @@ def test_what_does_not_fit_together_is_refused():
         model.log_prob(rows.x[:2], observed=torch.tensor([[True, False]] * 2))
     assert isinstance(model.encode(rows.x[:2]).mean, Tensor)
     assert math.isfinite(float(model.log_prob(rows.x[:2], rng=0).value.sum()))
+
+
+def test_a_gibbs_chain_knows_the_learnt_prior(oracle):
+    """p(x_2 | x_0, x_1) of the linear-Gaussian model with the fitted prior, which is far from N(0, I)."""
+    model, data = oracle
+    x = data.part("test").x[:60]
+    observed = torch.tensor([True, True, False]).expand(60, 3)
+    m, S = prior_of(model)
+    mean, covariance = W @ m, W @ S @ W.T + NOISE**2 * torch.eye(3).double()
+    gain = covariance[2, :2] @ torch.linalg.inv(covariance[:2, :2])
+    expected = mean[2] + (x[:, :2] - mean[:2]) @ gain
+    spread = (covariance[2, 2] - gain @ covariance[:2, 2]).sqrt()
+    drawn_ = by_gibbs(model, x, observed, {}, 40, Rng(0)).raw.reshape(40, 60, 3)
+    assert torch.equal(drawn_[:, :, :2], x[:, :2].expand(40, 60, 2))
+    z = (drawn_[:, :, 2] - expected) / spread
+    assert abs(float(z.mean(0).mean() / (z.mean(0).std() / 60**0.5))) < 5
+    assert abs(float(z.std()) - 1) < 0.1

@@ -35,8 +35,8 @@ HOOKS = {  # hook -> who fills it, for a refusal that says where to look
     "log_prob": "all but gan",
     "condition": "gaussian, mixture, kde, autoregressive on tables",
     "denoise": "diffusion, gaussian; mixture and kde on real vectors",
-    "encode": "vae, flow, gaussian",
-    "decode": "vae",
+    "encode": "vae, hvae, vqvae, latent, autoencoder, flow, gaussian",
+    "decode": "vae, hvae, vqvae, latent, autoencoder",
     "score": "diffusion, energy, flow, gaussian; mixture and kde on real vectors",
     "steps": "autoregressive",
 }
@@ -84,8 +84,7 @@ class Model(nn.Module):
         batch, flat = self._flat_given(given, ())
         rows = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in flat.items()}
         with torch.no_grad():
-            x = self._sample(n * math.prod(batch), rows, self._rng(rng))
-        return x.reshape(n, *batch, *self.space.shape)
+            return self._sample(n * math.prod(batch), rows, self._rng(rng)).reshape(n, *batch, *self.space.shape)
 
     def log_prob(
         self,
@@ -125,6 +124,10 @@ class Model(nn.Module):
         """p(x | z) in data units for rows z `(B, *latent)`."""
         self._need("decode")
         return self._decode(z, self._flat_given(given, (len(z),))[1])
+
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        """log p(z | given) of rows z as `encode` gives them, up to a constant, `(B,)`; N(0, I) by default."""
+        return -0.5 * z.double().square().flatten(1).sum(1)
 
     def score(self, u: Tensor, given: Given | None = None) -> Tensor:
         """The gradient of log p in the chart, same shape as u `(B, *chart_event)`."""
@@ -194,8 +197,7 @@ class Model(nn.Module):
     def _score(self, u: Tensor, given: Given) -> Tensor:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            log_p = self.log_prob(u, given or None).value.sum()
-            return torch.autograd.grad(log_p, u)[0]
+            return torch.autograd.grad(self.log_prob(u, given or None).value.sum(), u)[0]
 
     def _steps(self, rows: int, given: Given) -> Cursor:
         raise NotImplementedError

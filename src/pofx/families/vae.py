@@ -198,6 +198,9 @@ class VAE(Model):
             return z.new_full(z.shape[:-1], -self.L * math.log(2))
         return -0.5 * (z.square().sum(-1) + self.L * LOG_2PI)
 
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        return self._log_prior(z)
+
     def _params_of(self, z: Tensor, c: Tensor | None) -> Tensor:
         return self.decoder((2 * z - 1 if self.coins else z).to(self._dtype), c)
 

@@ -183,6 +183,9 @@ class VQVAE(Model):
     def _log_prior(self, z: Tensor) -> Tensor:
         return self._log_shares().expand(len(z), -1, -1).gather(-1, z.unsqueeze(-1)).flatten(1).sum(1)
 
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        return self._log_prior(z)
+
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         c = self._condition_on(given, len(x))
         z = self.book.nearest(self._vectors(x, observed, c))

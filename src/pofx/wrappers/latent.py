@@ -187,8 +187,11 @@ class InLatent(Staged):
     def _outward(self, v: Tensor) -> Tensor:
         return v * self.spread + self.centre if self.smooth else v
 
-    def log_prior(self, z: Tensor, given: Given | None = None, rng: Rng | int | None = None) -> Value:
-        """log p(z | c) of codes `(B, *latent)` in the autoencoder's units, `(B,)`."""
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        return self.prior_value(z, given, 0).value.double()
+
+    def prior_value(self, z: Tensor, given: Given | None = None, rng: Rng | int | None = None) -> Value:
+        """log p(z | c) of codes `(B, *latent)` in the autoencoder's units, `(B,)`, and its quality."""
         value = self.inner.log_prob(self._inward(z), given, rng=Rng(rng, z.device))
         return value.shifted(-self.spread.log().sum() if self.smooth else self.spread.new_zeros(()))
 
@@ -219,7 +222,7 @@ class InLatent(Staged):
         flat = z.flatten(0, 1)
         many = {k: v.repeat(K, *[1] * (v.ndim - 1)) for k, v in given.items()}
         log_x = self.outer.decode(flat).log_prob(x.repeat(K, *[1] * (x.ndim - 1))).flatten(1).sum(1).double()
-        prior = self.log_prior(flat, many or None, rng)
+        prior = self.prior_value(flat, many or None, rng)
         log_w = (log_x + prior.value.double()).reshape(K, -1) - q.log_prob(z).double()
         return log_w, prior.quality
 
