@@ -19,11 +19,13 @@ SMALL = {  # hyper-parameters that make a short check of a heavy family quick; t
     "continuous_flow": {"width": 32, "depth": 1, "frequencies": 2, "solver": "heun", "solver_steps": 6, "probes": 2}
     | {"trace": "hutchinson"},
     "gsn": {"burn_in": 20, "width": 32},
+    "latent": {"prior_options": {"width": 64, "depth": 2}},
 }
 QUICK = [(name, toy) for name in ("gaussian", "autoregressive", "gan") for toy in TOYS]
 QUICK += [("mixture", "density"), ("kde", "density"), ("vae", "pictures"), ("flow", "pictures"), ("flow", "density")]
 QUICK += [("diffusion", "pictures"), ("energy", "density")]  # every family at every push; all cells when slow ones run
 QUICK += [("rbm", "pictures")]
+QUICK += [("hvae", "pictures"), ("vqvae", "table"), ("autoencoder", "density"), ("latent", "density")]
 QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("masked_diffusion", "table")]
 QUICK += [("gsn", "table")]
 QUICK += [("ngram", "pictures"), ("ngram", "table")]
