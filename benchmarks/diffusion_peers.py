@@ -46,7 +46,7 @@ from pofx.families.diffusion import Diffusion
 from pofx.metrics import Features, c2st, prdc
 
 RESULTS, WEIGHTS = Path("runs/diffusion_peers.jsonl"), Path("runs/diffusion_peers")
-ROWS, BATCH, DRAWN, JUDGED, STEPS = 60_000, 64, 500, 2000, 20
+ROWS, BATCH, JUDGED, STEPS = 60_000, 64, 2000, 20
 
 
 def pictures(part: str, rows: int) -> Tensor:
@@ -179,17 +179,17 @@ def train_pofx(seed: int, seconds: float, path: Path) -> dict[str, Any]:
     return {"steps": model.record["plan"]["steps"], "seconds": spent, "parameters": model.record["parameters"]}
 
 
-def draws(name: str, seed: int) -> Tensor:
-    """500 pictures (N, 32, 32, 1) uint8 of a trained cell."""
+def draws(name: str, seed: int, count: int) -> Tensor:
+    """Pictures (N, 32, 32, 1) uint8 of a trained cell."""
     if name in VARIANTS:
         model = pofx.load(WEIGHTS / f"pofx-{seed}")
         model.core.solver, model.core.solver_steps = VARIANTS[name]
-        return torch.cat([model.sample(DRAWN // 4, rng=i) for i in range(4)])
+        return torch.cat([model.sample(count // 4, rng=i) for i in range(4)])
     torch.manual_seed(seed)
     peer = PEERS[name]()
     peer.net.load_state_dict(load_file(WEIGHTS / f"{name}-{seed}.safetensors"))
     peer.net.eval()
-    u = torch.cat([peer.draw(DRAWN // 4) for _ in range(4)])
+    u = torch.cat([peer.draw(count // 4) for _ in range(4)])
     return ((u + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -203,11 +203,11 @@ def judge(fake: Tensor) -> dict[str, float]:
     return {k: round(m.value, 4) for k, m in {**found, "coverage": near.coverage}.items()}
 
 
-def judged(name: str, seed: int) -> dict[str, Any]:
+def judged(name: str, seed: int, count: int) -> dict[str, Any]:
     """Draw and judge."""
     start = time.process_time()
-    fake = draws(name, seed)
-    return {"draw_seconds": time.process_time() - start, **judge(fake)}
+    fake = draws(name, seed, count)
+    return {"drawn": len(fake), "draw_seconds": time.process_time() - start, **judge(fake)}
 
 
 def finished() -> list[dict[str, Any]]:
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--drawn", type=int, default=500)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     WEIGHTS.mkdir(parents=True, exist_ok=True)
@@ -295,7 +296,7 @@ def run_seed(seed: int, names: list[str], asked: argparse.Namespace) -> None:
         once("train", name, seed, asked.seconds, partial(train, seed, asked.seconds, path))
     drawn = [*VARIANTS, *names[1:]]
     for name in [n for n in drawn if "judge" in asked.what and (not asked.only or n in asked.only)]:
-        once("judge", name, seed, asked.seconds, partial(judged, name, seed))
+        once("judge", name, seed, asked.seconds, partial(judged, name, seed, asked.drawn))
 
 
 if __name__ == "__main__":
