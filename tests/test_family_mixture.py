@@ -2,20 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.decomposition import FactorAnalysis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.mixture import GaussianMixture
+from sklearn.naive_bayes import GaussianNB
 from torch import Tensor
 
 from pofx.data import Data
 from pofx.engines.bins import interval_moments, log_interval
 from pofx.engines.components import Binned, Normal, Table
 from pofx.engines.em import Mixed, em, initialise
+from pofx.engines.factors import Factor
 from pofx.families.mixture import Mixture
 from pofx.kinds.base import Space, Variable, category
 from pofx.model import Quality
 from pofx.randomness import Rng
+from pofx.wrappers import Joint
 
 F64 = torch.float64
 
@@ -302,7 +308,81 @@ def test_auto_finds_the_clusters_and_loads_into_an_unfitted_model():
 
 
 def test_wrong_knobs_say_what_was_expected():
-    with pytest.raises(ValueError, match="'auto', 'full' or 'diagonal'"):
-        Mixture(covariance="tied")
+    with pytest.raises(ValueError, match="auto, full, diagonal, tied, factor"):
+        Mixture(covariance="round")
     with pytest.raises(ValueError, match="components"):
         Mixture(components=0)
+
+
+# --- factor analysers, and components of each class's own
+
+
+def factored(n: int, seed: int = 0) -> Tensor:
+    rng = Rng(seed)
+    L, spread = Rng(5).normal((6, 2), F64), torch.linspace(0.3, 1, 6, dtype=F64)
+    return rng.normal((n, 2), F64) @ L.T + rng.normal((n, 6), F64) * spread
+
+
+SIX = Space((6,), tuple(Variable(f"x{j}") for j in range(6)))
+
+
+def test_one_factor_analyser_is_that_of_scikit_learn():
+    x = factored(2000)
+    knobs = {"components": 1, "factors": 2, "smoothing": 1e-7, "tolerance": 1e-9, "iterations": 2000}
+    model = fitted(x, SIX, covariance="factor", **knobs)
+    peer = FactorAnalysis(2, tol=1e-9, max_iter=5000).fit(x.numpy())
+    assert float(model.log_prob(x).value.mean()) == pytest.approx(float(peer.score(x.numpy())), abs=1e-5)
+
+
+def test_factor_analysers_have_the_density_of_their_covariance_and_draw_from_it():
+    x = clusters(600, 4)
+    model = fitted(x, SIX.sub([0, 1, 2, 3]), components=3, covariance="factor", factors=2)
+    S, m = model.normal.covariance.numpy(), model.normal.mean.numpy()
+    parts = [float(p) + stats.multivariate_normal(m[k], S[k]).logpdf(x) for k, p in enumerate(model.log_pi)]
+    log_p = torch.logsumexp(torch.from_numpy(np.stack(parts)), 0)
+    assert torch.allclose(model.log_prob(x).value, log_p, atol=1e-9)
+    draws, own = model.sample(20_000, rng=1), model.log_pi.exp()
+    mean = own @ model.normal.mean
+    spread = (own[:, None, None] * model.normal.covariance).sum(0)
+    between = torch.einsum("k,ki,kj->ij", own, model.normal.mean - mean, model.normal.mean - mean)
+    z = (draws.mean(0) - mean) / (draws.var(0) / len(draws)).sqrt()
+    assert float(z.abs().max()) < 5
+    assert torch.allclose(draws.T.cov(), spread + between, rtol=0.1, atol=0.3)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_em_of_factor_analysers_never_loses(gaps):
+    x = clusters(400, 5)
+    observed = Rng(2).bernoulli(0.8, tuple(x.shape)) if gaps else None
+    block = Factor(5, 2, 0.2)
+    rows = block.prepare(x, observed, True)
+    mixture = Mixed([block], torch.zeros(1, dtype=F64))
+    initialise(mixture, [rows], x, 3, Rng(0))
+    mixture.log_pi = torch.full((3,), -math.log(3), dtype=F64)
+    trace = em(mixture, [rows], 30)
+    assert all(b > a - 1e-9 for a, b in zip(trace[:-1], trace[1:], strict=True))
+    assert trace[-1] > trace[0] + 0.01
+
+
+@pytest.mark.parametrize(
+    ("covariance", "peer"),
+    [("diagonal", GaussianNB()), ("tied", LinearDiscriminantAnalysis()), ("full", QuadraticDiscriminantAnalysis())],
+)
+def test_components_of_their_own_are_the_generative_classifiers(covariance, peer):
+    x = clusters(500, 3)
+    y = (x[:, 0] + Rng(3).normal((500,), F64) > 0).long()
+    given = {"label": (y, category(2))}
+    model = fitted(x, plain(3), given=given, components=1, covariance=covariance, separate="label", smoothing=1e-8)
+    got = Joint(model, "label", torch.bincount(y).double().log()).posterior(x)
+    want = torch.from_numpy(peer.fit(x.numpy(), y.numpy()).predict_proba(x.numpy()))
+    assert float((got - want).abs().max()) < 2e-3  # LDA divides by N - 2
+    alone = model.log_prob(x).value
+    both = [
+        model.log_prob(x, {"label": torch.full((500,), c)}).value + math.log((y == c).double().mean()) for c in (0, 1)
+    ]
+    assert torch.allclose(alone, torch.logsumexp(torch.stack(both), 0), atol=1e-4)
+
+
+def test_separate_names_a_category():
+    with pytest.raises(ValueError, match="separate"):
+        Mixture(separate="label").build(plain(2))

@@ -186,11 +186,12 @@ class Binned(Block):
 
 
 class Normal(Block):
-    """A normal density; u `(N, J)` with zeros where the mask is False. Full or diagonal covariances."""
+    """A normal density; u `(N, J)` with zeros where the mask is False. Full, diagonal or one (tied) full covariance."""
 
-    def __init__(self, columns: int, full: bool, smoothing: float) -> None:
+    def __init__(self, columns: int, full: bool, smoothing: float, tied: bool = False) -> None:
         super().__init__()
-        self.columns, self.full, self.smoothing = columns, full, smoothing
+        self.columns, self.full, self.smoothing, self.tied = columns, full or tied, smoothing, tied
+        full = self.full
         self.register_buffer("mean", torch.zeros(1, columns, dtype=torch.float64))
         self.register_buffer("covariance", torch.ones(1, columns, dtype=torch.float64))
         self.register_buffer("prior", torch.ones(1, columns, dtype=torch.float64))
@@ -234,6 +235,8 @@ class Normal(Block):
         a, prior = max(self.smoothing, 1e-6), torch.diag(self.prior[0]) if self.full else self.prior
         if self.full:
             centred = second - n.unsqueeze(2) * mean.unsqueeze(2) * mean.unsqueeze(1)
+            if self.tied:
+                centred, n = centred.mean(0).expand_as(centred), n.mean(0).expand_as(n)
             covariance = (centred + a * prior) / (n.unsqueeze(2) + a)
             self.covariance = (covariance + covariance.mT) / 2
         else:

@@ -4,10 +4,12 @@
     p_k(x)  = product over columns of:  a table (category, binary, short ordinal),
               the mass of a bin under a normal (long ordinal, real at a resolution),  a normal density (resolution 0)
 
-The densities of a component may have a full covariance. The givens are columns of the joint mixture: for one category
-that is a set of weights pi_k|c over shared components, and a given that is absent is summed out.
+The densities of a component may have a full covariance, one that all components share (tied), or a low rank and a
+diagonal (factor analysers: u = m_k + L_k z + e, Ghahramani and Hinton 1996). The givens are columns of the joint
+mixture: for one category that is a set of weights pi_k|c over shared components, or components of its own (`separate`:
+with one for each, Bayes' rule gives naive Bayes, linear and quadratic discriminants); an absent given is summed out.
 Offers sample, log_prob (of observed entries too), condition, and denoise and score for densities, all in closed form.
-With covariance="full", columns at a resolution are dequantised: log p is then a lower bound (Theis et al. 2016).
+Unless it is diagonal, columns at a resolution are dequantised: log p is then a lower bound (Theis et al. 2016).
 Fitted by EM in float64, exact with missing entries; the number of components by validation likelihood.
 References: Murphy 2012, chapter 11; Fraley and Raftery 2007 (the prior); Theis et al. 2016 (arXiv:1511.01844).
 """
@@ -26,6 +28,7 @@ from pofx.data import Batch, Data
 from pofx.engines.bins import Columns
 from pofx.engines.components import Binned, Block, Normal, Table
 from pofx.engines.em import Mixed, best_start, em
+from pofx.engines.factors import Factor, Owned
 from pofx.kinds.base import Space, Variable
 from pofx.kinds.relax import Chart
 from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
@@ -33,7 +36,8 @@ from pofx.randomness import Rng
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WORTH = 0.01  # nats a row that more components must gain on the validation rows
-FORMS = ("table", "binned", "normal")
+FORMS = ("table", "binned", "normal", "owned")
+COVARIANCES = ("auto", "full", "diagonal", "tied", "factor")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Mixture(Model):
 
     Args:
         components: K, or "auto" for the best of a ladder by validation likelihood.
-        covariance: "diagonal", "full", or "auto": full where every entry is a density (and there are at most 100).
+        covariance: "diagonal", "full", "tied" (one full covariance for all components), "factor" (low rank and a
+            diagonal), or "auto": full where every entry is a density (and there are at most 100).
+        factors: of each component, with covariance="factor".
+        separate: the name of a given category, each code of which has `components` of its own.
         smoothing: pseudo-observations of the marginal that each component has seen before its rows.
         blur: how far tables of ordinals are smoothed over neighbouring levels, as a share of the levels.
         longest: an ordinal with at most this many levels is a table, a longer one a normal seen through bins.
@@ -76,6 +83,8 @@ class Mixture(Model):
         *,
         components: int | str = "auto",
         covariance: str = "auto",
+        factors: int = 4,
+        separate: str | None = None,
         smoothing: float = 2.0,
         blur: float = 0.125,
         longest: int = 32,
@@ -84,12 +93,14 @@ class Mixture(Model):
         tolerance: float = 1e-3,
     ) -> None:
         super().__init__()
-        if covariance not in ("auto", "full", "diagonal"):
-            raise ValueError(f"mixture: covariance is {covariance!r}; expected 'auto', 'full' or 'diagonal'.")
+        if covariance not in COVARIANCES:
+            raise ValueError(f"mixture: covariance is {covariance!r}; expected one of {', '.join(COVARIANCES)}.")
+        if factors < 1:
+            raise ValueError(f"mixture: factors is {factors}; expected a whole number >= 1.")
         if components != "auto" and not (isinstance(components, int) and components >= 1):
             raise ValueError(f"mixture: components is {components!r}; expected 'auto' or a whole number >= 1.")
         self.components, self.covariance, self.smoothing = components, covariance, smoothing
-        self.blur, self.longest = blur, longest
+        self.blur, self.longest, self.factors, self.separate = blur, longest, factors, separate
         self.restarts, self.iterations, self.tolerance = restarts, iterations, tolerance
 
     def _build(self) -> None:
@@ -98,19 +109,35 @@ class Mixture(Model):
             variables += [space.variable(i) for i in range(space.size)]
         self.densities = all(v.density for v in variables[: self.space.size])
         auto = self.densities and self.space.size <= 100
-        self.full = self.covariance == "full" or (self.covariance == "auto" and auto)
+        self.full = self.covariance in ("full", "tied", "factor") or (self.covariance == "auto" and auto)
+        self.owned, self.classes = self._classes()
         self.parts = self._parts(variables)
         self.blocks = torch.nn.ModuleList([self._block(part) for part in self.parts])
         self.register_buffer("log_pi", torch.zeros(1, dtype=torch.float64))
 
+    def _classes(self) -> tuple[int, int]:
+        """The entry of the given whose codes have components of their own (-1: none), and how many codes."""
+        entry = self.space.size
+        for name, space in self.given.items():
+            if name == self.separate:
+                if space.shape != () or not space.discrete:
+                    raise ValueError(f"mixture: separate={name!r} is no category.")
+                return entry, space.variables[0].levels
+            entry += space.size
+        if self.separate is not None:
+            raise ValueError(f"mixture: separate={self.separate!r}; it is given {sorted(self.given) or 'nothing'}.")
+        return -1, 1
+
     def _parts(self, variables: list[Variable]) -> list[Part]:
         forms: dict[str, list[int]] = {form: [] for form in FORMS}
         for i, v in enumerate(variables):
-            forms[self._form(v, i < self.space.size)].append(i)
+            forms["owned" if i == self.owned else self._form(v, i < self.space.size)].append(i)
         numbers = Chart(Space((len(variables),), tuple(variables)))
         columns = Columns(numbers.step, numbers.mean, numbers.scale, numbers.low, numbers.high, numbers.bounded)
         place = {entry: k for k, entry in enumerate(numbers.smooth)}
-        taken = {f: None if f == "table" else columns.take([place[i] for i in e]) for f, e in forms.items() if e}
+        taken = {
+            f: None if f in ("table", "owned") else columns.take([place[i] for i in e]) for f, e in forms.items() if e
+        }
         self.levels = [variables[i].levels for i in forms["table"]]
         return [Part(form, forms[form], taken[form]) for form in taken]
 
@@ -124,9 +151,14 @@ class Mixture(Model):
             ordered = [self._variable(i).support == "ordinal" for i in part.entries]
             blur = [self.blur * n if o and n > 4 else 0.0 for n, o in zip(self.levels, ordered, strict=True)]
             return Table(self.levels, self.smoothing, blur)
+        if part.form == "owned":
+            return Owned(self.classes)
         if part.form == "binned":
             return Binned(len(part.entries), self.smoothing)
-        return Normal(len(part.entries), self.full, self.smoothing / 10)  # few parameters, and no level is unseen
+        few = self.smoothing / 10  # a normal has few parameters, and no level is unseen
+        if self.covariance == "factor":
+            return Factor(len(part.entries), self.factors, few)
+        return Normal(len(part.entries), self.full, few, self.covariance == "tied")
 
     def offers(self) -> frozenset[str]:
         shared = any(i >= self.space.size for p in self.parts if p.form == "normal" for i in p.entries)
@@ -148,7 +180,8 @@ class Mixture(Model):
         train, valid = self._held_out(data, rng)
         x, mask = self._whole(train.x, train.given, train.observed)
         rows, features = self._rows(x, mask, rng, train=True), self._features(x, mask)
-        ladder = [k for k in LADDER if k <= len(x)] if self.components == "auto" else [int(self.components)]
+        ladder = list(LADDER) if self.components == "auto" else [int(self.components)]
+        ladder = [k * self.classes for k in ladder if k * self.classes <= len(x) or k == ladder[0]]
         best, lowest, since, step = None, math.inf, 0, 0
         for components in ladder:
             step += self._fit_components(components, rows, features, rng, report)
@@ -322,7 +355,8 @@ class Mixture(Model):
     def _inside(self, part: Part, x: Tensor) -> Tensor:
         if part.columns is not None:
             return part.columns.to(x.device).inside(x)
-        return (x >= 0) & (x < torch.tensor(self.levels, device=x.device)) & (x == x.round())
+        levels = self.levels if part.form == "table" else [self.classes]
+        return (x >= 0) & (x < torch.tensor(levels, device=x.device)) & (x == x.round())
 
     def _draw(self, pick: Tensor, x: Tensor, mask: Tensor | None, rng: Rng) -> Tensor:
         """Rows `(n, D + C)` from the components `pick`, observed entries as they are."""
