@@ -35,6 +35,7 @@ from pofx.nn.mlp import MLP
 from pofx.nn.unet import UNet
 
 Posterior = tuple[Tensor, Tensor]  # log weights (B, M) of the modes, and their parameters (B, M, size)
+SMALL = 256  # entries up to which a picture gets a narrow network
 SHORT = 32  # an ordinal with more levels moves like a number
 
 
@@ -92,7 +93,7 @@ class GSN(Model):
         *,
         noise: float = 0.3,
         spread: float = 0.3,
-        walkback: int = 3,
+        walkback: int = 2,
         burn_in: int = 100,
         thinning: int = 10,
         modes: int | None = None,
@@ -135,7 +136,8 @@ class GSN(Model):
         height, wide, channels = self.space.shape
         depth = self.depth or max(1, min(4, round(math.log2(max(height, wide) / 4)) + 1))
         out = self.many * (1 + channels * self.likelihood.widths()[0])
-        return UNet(self._told(), out, self.width or 32, depth, 1, c_dim, dropout=self.dropout)
+        width = self.width or (16 if self.space.size <= SMALL else 32)
+        return UNet(self._told(), out, width, depth, 1, c_dim, dropout=self.dropout)
 
     def _perceptron(self, c_dim: int) -> nn.Module:
         width, depth, out = self.width or 256, self.depth or 3, self.many * (1 + self.likelihood.size)

@@ -34,6 +34,7 @@ from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.entries import Entries, Size
 from pofx.nn.unet import UNet
 
+SMALL = 256  # entries up to which a picture gets a narrow network
 ONE_HOT = 32  # a pixel with at most this many levels enters as one of K
 SUBSETS = 6  # entries up to which log p is a sum over all 2^D subsets
 LONGEST_WALK = 128  # entries up to which `unmask_steps=None` shows them one at a time
@@ -44,10 +45,10 @@ class MaskedDiffusion(Model):
     """Discrete diffusion with an absorbing mask; the same model is an any-order autoregressive one.
 
     Args:
-        width: features of the body; None: 32 channels for pictures, 64 for all else.
+        width: features of the body; None: 16 or 32 channels for small and other pictures, 64 for all else.
         depth: sizes of the U-Net or layers of the transformer; None: by the Space.
         blocks: residual blocks at each size of the U-Net.
-        dropout: None: 0.2 for pictures, 0.1 for all else.
+        dropout: None: none for pictures, 0.1 for all else.
         components: of the mixture for real and long ordinal entries.
         longest: an ordinal with at most this many levels is a softmax; None: see Likelihood.
         unmask_steps: in which a draw is made; None: one entry at a time, up to 128 steps.
@@ -126,8 +127,8 @@ class MaskedDiffusion(Model):
         depth = self.depth or max(1, min(4, round(math.log2(max(height, wide) / 4)) + 1))
         features = self._features(torch.zeros(1, height, wide, channels), torch.ones(1, height, wide, channels) > 0)
         out = channels * self.likelihood.widths()[0]
-        dropout = 0.2 if self.dropout is None else self.dropout
-        return UNet(features.shape[1], out, self.width or 32, depth, self.blocks, self._c_dim, dropout=dropout)
+        width, dropout = self.width or (16 if self.space.size <= SMALL else 32), self.dropout or 0.0
+        return UNet(features.shape[1], out, width, depth, self.blocks, self._c_dim, dropout=dropout)
 
     def _transformer(self) -> nn.Module:
         space = self.space
