@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from pofx.tasks.anomaly import anomaly as anomaly
     from pofx.tasks.base import Answer as Answer
     from pofx.tasks.classify import classify as classify
+    from pofx.tasks.cluster import cluster as cluster
     from pofx.tasks.compare import compare as compare
     from pofx.tasks.compress import compress as compress
     from pofx.tasks.compress import decompress as decompress
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
+    from pofx.tasks.depend import depend as depend
+    from pofx.tasks.embed import embed as embed
     from pofx.tasks.impute import impute as impute
     from pofx.tasks.interpolate import interpolate as interpolate
     from pofx.tasks.judge import Judgement as Judgement
@@ -54,6 +57,7 @@ _HOMES = {
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
+    "cluster": "pofx.tasks.cluster", "depend": "pofx.tasks.depend", "embed": "pofx.tasks.embed",
     "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",

@@ -9,6 +9,9 @@ TASKS: dict[str, str] = {
     "anomaly": "pofx.tasks.anomaly",
     "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress",
+    "embed": "pofx.tasks.embed",
+    "cluster": "pofx.tasks.cluster",
+    "depend": "pofx.tasks.depend",
     "interpolate": "pofx.tasks.interpolate",
     "restore": "pofx.tasks.restore",
 }

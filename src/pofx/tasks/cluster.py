@@ -1,0 +1,118 @@
+"""Cluster: which groups are there, how many, and how surely does each row belong to its own?
+
+    p(k | z) from a mixture of K normals over z,    K = argmax over K of the log likelihood of rows held out
+
+z are the model's latents, or where it has none the coordinates of its chart. The number of clusters is not a guess: it is
+the one under which rows that the mixture did not see are likeliest; where one cluster wins, there are no groups.
+
+References: Fraley and Raftery 2002 (mixtures as clusters, and their number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.model import Model, Quality
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.embed import by_posterior as latents_of
+
+QUESTION = "Which groups are there?"
+UNIT = "cluster"
+MOST = 15  # clusters that are tried
+FOLDS = 3
+
+
+def cluster(
+    model: Model,
+    x: Any,
+    count: int | Sequence[int] | None = None,
+    given: Mapping[str, Any] | None = None,
+    *,
+    rng: Rng | torch.Generator | int | None = 0,
+    route: str | None = None,
+) -> Answer:
+    """The cluster of each row.
+
+    Args:
+        model: fitted.
+        x: rows in the user's own type, or a tensor `(N, *event)`, without gaps.
+        count: of clusters; several numbers or None: the one that held-out rows favour.
+        given: name -> one value, or N values.
+        rng: of the starts and folds.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value is `(N,)` int64, the largest cluster 0; diagnostics: `p` (N, K), `tried`: K -> mean held-out
+        log likelihood.
+
+    Raises:
+        ValueError: entries are missing, or there are fewer rows than 2 for each cluster.
+    """
+    rows, observed = rows_of(model, x)
+    if not bool(observed.all()):
+        raise ValueError("cluster: entries are missing; complete them first (impute).")
+    ks = list(range(1, MOST + 1)) if count is None else [count] if isinstance(count, int) else list(count)
+    ks = [k for k in ks if 2 * k <= len(rows)] if count is None else ks
+    if not ks or min(ks) < 1 or 2 * max(ks) > len(rows):
+        raise ValueError(f"cluster: got {len(rows)} rows for {ks} clusters; expected 2 rows or more for each.")
+    c = given_for(model, given, len(rows))
+    return solve("cluster", ROUTES, model, route, x=rows, given=c, counts=ks, rng=Rng(rng))
+
+
+def by_latents(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
+    """A mixture of normals over the latents."""
+    return _mixed(latents_of(model, x, given).value, counts, rng)
+
+
+def by_chart(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
+    """A mixture of normals over the coordinates of the chart; the model itself adds nothing but its units."""
+    with torch.no_grad():
+        return _mixed(model.chart.encode(x).flatten(1).double(), counts, rng)
+
+
+def _mixed(z: Tensor, counts: list[int], rng: Rng) -> Answer:
+    points = z.numpy()
+    scale = points.std(0)
+    points = (points - points.mean(0)) / np.where(scale > 1e-9, scale, 1.0)
+    fold = rng.permutation(len(points)).cpu().numpy() % FOLDS
+    tried = {k: _held_out(points, fold, k, rng) for k in counts} if len(counts) > 1 else {counts[0]: float("nan")}
+    best = max(tried, key=lambda k: tried[k]) if len(counts) > 1 else counts[0]
+    p = _fitted(points, best, rng, starts=4).predict_proba(points)
+    p = p[:, np.argsort(-np.bincount(p.argmax(1), minlength=best), kind="stable")]
+    found = torch.from_numpy(p)
+    words = {"clusters": best, "p": found, "tried": tried}
+    return Answer(found.argmax(1), UNIT, Quality.ESTIMATE, raw=found, diagnostics=words)
+
+
+def _held_out(points: np.ndarray[Any, Any], fold: np.ndarray[Any, Any], k: int, rng: Rng) -> float:
+    scores = [_fitted(points[fold != f], k, rng).score(points[fold == f]) for f in range(FOLDS)]
+    return float(np.mean(scores))
+
+
+def _fitted(points: np.ndarray[Any, Any], k: int, rng: Rng, starts: int = 2) -> Any:
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    # a full covariance needs rows enough for its numbers; a diagonal one makes many clusters of one long one
+    full = len(points) > 4 * k * points.shape[1] ** 2 / 2
+    kind = "full" if full else "diag"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture = GaussianMixture(
+            k, covariance_type=kind, n_init=starts, reg_covar=1e-3, random_state=rng.seed() % 2**31
+        )
+        return mixture.fit(points)
+
+
+ROUTES = (
+    route(by_latents, "encode", sources="Fraley and Raftery 2002"),
+    route(by_chart, "sample", sources="Fraley and Raftery 2002"),
+)
