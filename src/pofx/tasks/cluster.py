@@ -2,8 +2,8 @@
 
     p(k | z) from a mixture of K normals over z,    K = argmax over K of the log likelihood of rows held out
 
-z are the model's latents, or where it has none the coordinates of its chart. The number of clusters is not a guess: it is
-the one under which rows that the mixture did not see are likeliest; where one cluster wins, there are no groups.
+z are the model's latents, or where it has none the coordinates of its chart. The number of clusters is not a guess: it
+is the one under which rows that the mixture did not see are likeliest; where one cluster wins, there are no groups.
 
 References: Fraley and Raftery 2002 (mixtures as clusters, and their number).
 """
@@ -48,8 +48,8 @@ def cluster(
         route: a route by name; None takes the best.
 
     Returns:
-        An Answer whose value is `(N,)` int64, the largest cluster 0; diagnostics: `p` (N, K), `tried`: K -> mean held-out
-        log likelihood.
+        An Answer whose value is `(N,)` int64, the largest cluster 0; diagnostics: `p` (N, K), `tried`: K -> mean log
+        likelihood of held-out rows.
 
     Raises:
         ValueError: entries are missing, or there are fewer rows than 2 for each cluster.

@@ -3,8 +3,8 @@
     I(i; j) = E [ log p(x_i, x_j) - log p(x_i) - log p(x_j) ],   x ~ p,   nats;     0 where they are independent
 
 Routes, best first: the model's own marginals, averaged over its own draws; a histogram of its draws (few bins, with the
-bias of finite draws taken off). The informational correlation sqrt(1 - exp(-2 I)) is between 0 and 1, and is |rho| for a
-normal pair.
+bias of finite draws taken off). The informational correlation sqrt(1 - exp(-2 I)) is between 0 and 1, and is |rho| for
+a normal pair.
 
 References: Shannon 1948; Linfoot 1957 (informational correlation); Miller 1955 (bias of the histogram).
 """
@@ -102,7 +102,7 @@ def _codes(x: Tensor, v: Any) -> Tensor:
     if v.discrete and v.levels <= BINS or v.support in ("category", "binary"):
         return x.long()
     edges = torch.quantile(x, torch.linspace(0, 1, BINS + 1, dtype=x.dtype)[1:-1]).unique()
-    return torch.bucketize(x, edges)
+    return torch.bucketize(x.contiguous(), edges)
 
 
 def _information(a: Tensor, b: Tensor) -> Tensor:
