@@ -176,7 +176,7 @@ class Diffusion(Model):
         players = [Player("denoiser", rest, self._loss, lr=self._rate, weight_decay=self.weight_decay)]
         if self.spacing is not None:
             params = list(self.spacing.parameters())
-            players.append(Player("spacing", params, self._spacing_loss, every=4, lr=3e-2, weight_decay=0.0))
+            players.append(Player("spacing", params, self._spacing_loss, every=8, lr=5e-2, weight_decay=0.0))
         return players
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
