@@ -155,7 +155,8 @@ class TestTraining:
     def test_the_posterior_is_a_normalised_mixture_and_draws_follow_it(self):
         model = made(PIXELS, modes=3)
         x = states(PIXELS)
-        log_pi, params = (t[:1] for t in model._posterior(*model._corrupt(x[:1], Rng(0)), None))
+        params = model._posterior(*model._corrupt(x[:1], Rng(0)), None)[1]
+        log_pi = torch.tensor([[0.7, 0.25, 0.05]]).log()
         posterior = log_pi.expand(len(x), -1), params.expand(len(x), -1, -1)
         p = model._log_posterior(posterior, x, None).double().exp()
         assert float(p.sum()) == pytest.approx(1, abs=1e-5)
