@@ -18,6 +18,7 @@ FAMILIES: dict[str, str] = {
     "kde": "pofx.families.kde:KDE",
     "trees": "pofx.families.trees:Trees",
     "copula": "pofx.families.copula:Copula",
+    "discriminative": "pofx.families.discriminative:Discriminative",
     "autoregressive": "pofx.families.autoregressive:Autoregressive",
     "ngram": "pofx.families.ngram:NGram",
     "vae": "pofx.families.vae:VAE",
