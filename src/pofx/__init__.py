@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pofx.tasks.judge import judge as judge
     from pofx.tasks.restore import restore as restore
     from pofx.tasks.sample import sample as sample
+    from pofx.tasks.stream import sample_to as sample_to
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
     from pofx.training.loop import Diverged as Diverged
@@ -53,7 +54,8 @@ _HOMES = {
     "Batch": "pofx.data", "Data": "pofx.data", "open_data": "pofx.data",
     "Space": "pofx.kinds.base", "Variable": "pofx.kinds.base",
     "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
-    "sample": "pofx.tasks.sample", "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
+    "sample": "pofx.tasks.sample", "sample_to": "pofx.tasks.stream",
+    "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",

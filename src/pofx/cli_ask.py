@@ -25,8 +25,13 @@ def sample(
 ) -> None:
     """Draw new x; --out takes .csv, .parquet, .npy or .png."""
     from pofx.tasks.sample import sample as ask
+    from pofx.tasks.stream import CHUNK, WRITERS, sample_to
 
     model = io.load(run, add)
+    if out is not None and n > CHUNK and out.suffix.lower() in WRITERS:
+        sample_to(model, n, out, io.values(given), rng=seed)
+        io.tell(json_, {"rows": n, "file": str(out)}, f"wrote {n} draws to {out}")
+        return
     answer = ask(model, n, io.values(given), rng=seed)
     io.deliver(model, answer, out, json_)
 
