@@ -275,3 +275,23 @@ def test_refusals():
         Energy(kernel="gibbs")
     with pytest.raises(Unsupported, match="classifier"):
         Energy(width=8).build(real(2), {"label": category(2)}).posterior(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_slopes_have_slopes_of_their_own(residual):
+    """Score matching descends along the gradient of a slope, the sliced one along that of its gradient."""
+    net = ScalarMLP(3, 8, 2, residual=residual).double()
+    x, v, w = (Rng(k).normal((5, 3), torch.float64).requires_grad_() for k in range(3))
+
+    def bends(slope):
+        (first,) = torch.autograd.grad((slope * v).sum(), x, create_graph=True)
+        second = torch.autograd.grad((first * w).sum(), [x, *net.parameters()], allow_unused=True)
+        return [first, *(g for g in second if g is not None)]
+
+    def derived():
+        return torch.autograd.grad(net(x).sum(), x, create_graph=True)[0]
+
+    for got, right in zip(bends(net.slope(x)), bends(derived()), strict=True):
+        torch.testing.assert_close(got, right)
+    plain = [torch.autograd.grad((s * v).sum(), net.first[0].weight)[0] for s in (net.slope(x), derived())]
+    torch.testing.assert_close(*plain)
