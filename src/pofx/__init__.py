@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pofx.tasks.compare import compare as compare
     from pofx.tasks.compress import compress as compress
     from pofx.tasks.compress import decompress as decompress
+    from pofx.tasks.contribute import contribute as contribute
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.depend import depend as depend
@@ -59,6 +60,7 @@ _HOMES = {
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
+    "contribute": "pofx.tasks.contribute",
     "cluster": "pofx.tasks.cluster", "depend": "pofx.tasks.depend", "embed": "pofx.tasks.embed",
     "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",

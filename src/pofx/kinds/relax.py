@@ -124,6 +124,15 @@ class Chart(nn.Module):
             raise ValueError(f"{names} are categories: there are no numbers between their codes.")
         return self._numbers(self._from_event(u).double()).reshape(-1, *self.data_space.shape)
 
+    def by_entry(self, u: Tensor) -> Tensor:
+        """Numbers of coordinates `(B, *chart_event)`, one an entry `(B, *event)`, float64: those of a code are added."""
+        flat, start = self._from_event(u).double(), len(self.smooth)
+        out = flat.new_zeros(len(flat), self.data_space.size)
+        out[:, self.smooth] = flat[:, :start]
+        for column, bits in zip(self.codes, self.bits, strict=True):
+            out[:, column], start = flat[:, start : start + bits].sum(1), start + bits
+        return out.reshape(-1, *self.data_space.shape)
+
     def mask(self, observed: Tensor) -> Tensor:
         """Which chart coordinates an observed mask `(B, *event)` fixes, `(B, *chart_event)` bool."""
         flat = observed.flatten(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 TASKS: dict[str, str] = {
     "sample": "pofx.tasks.sample",
     "density": "pofx.tasks.density",
+    "contribute": "pofx.tasks.contribute",
     "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly",
     "classify": "pofx.tasks.classify",

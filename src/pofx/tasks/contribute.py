@@ -1,0 +1,112 @@
+"""Contribute: which entries make x unlikely?
+
+    by others      log p(x_i | all other entries) = log p(x) - log p(x without i)
+    by steps       log p(x_i | entries before it);  they add up to log p(x)
+    by denoising   - |u_i - D_i|^2 / 2 s^2 at one noise level s: where x is not what its surroundings expect
+
+Routes, best first. Low numbers are strange entries. With dependent entries the two first differ: an odd entry may
+be blamed on the one after it by `steps`, not by `others`.
+
+References: Graham et al. 2023 (arXiv:2211.07740) for the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.model import Model, Quality, Unsupported
+from pofx.randomness import Rng
+from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+QUESTION = "Which entries make x unlikely?"
+UNIT = "nats an entry"
+NOISE, LARGEST, CHUNK = 0.5, 256, 512
+
+
+def contribute(
+    model: Model,
+    x: Any,
+    given: Mapping[str, Any] | None = None,
+    *,
+    draws: int = 16,
+    rng: Rng | torch.Generator | int | None = 0,
+    route: str | None = None,
+) -> Answer:
+    """What each entry adds to log p.
+
+    Args:
+        model: fitted.
+        x: rows in the user's own type, or a tensor `(N, *event)`; a gap contributes 0.
+        given: name -> one value, or N values.
+        draws: Monte-Carlo draws of a route that needs them.
+        rng: of those draws.
+        route: a route by name; None takes the best.
+
+    Returns:
+        An Answer whose value is `(N, *event)` float64.
+    """
+    rows, observed = rows_of(model, x)
+    c = given_for(model, given, len(rows))
+    return solve("contribute", ROUTES, model, route, x=rows, observed=observed, given=c, draws=draws, rng=Rng(rng))
+
+
+def by_others(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+    """log p(x) with and without each entry, by the model's exact marginals."""
+    if model.space.size > LARGEST:
+        raise Unsupported(f"{model.space.size} entries are too many to leave out one by one")
+    with torch.no_grad():
+        whole = model.log_prob(x, given or None, observed, draws, rng)
+        parts, quality = [], whole.quality
+        for i in range(model.space.size):
+            less = observed.flatten(1).clone()
+            less[:, i] = False
+            rest = model.log_prob(x, given or None, less.reshape(observed.shape), draws, rng)
+            parts.append(torch.where(observed.flatten(1)[:, i], whole.value - rest.value, 0.0).double())
+            quality = quality + rest.quality
+    if quality is not Quality.EXACT:
+        raise Unsupported("its marginals are not exact, and differences of bounds mean nothing")
+    return Answer(torch.stack(parts, 1).reshape(x.shape), UNIT, Quality.EXACT)
+
+
+def by_steps(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+    """The terms of the chain rule, entry after entry."""
+    if not bool(observed.all()):
+        raise Unsupported("its chain rule needs complete rows")
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            flat = x[rows].flatten(1)
+            cursor = model.steps(len(flat), {k: v[rows] for k, v in given.items()} or None)
+            terms = torch.zeros(flat.shape, dtype=torch.float64)
+            ahead = cursor.start()
+            for i in cursor.order:
+                terms[:, i] = ahead.log_prob(flat[:, i : i + 1]).reshape(len(flat)).double()
+                following = cursor.next(flat[:, i])
+                ahead = following if following is not None else ahead
+            parts.append(terms)
+    return Answer(torch.cat(parts).reshape(x.shape), UNIT, Quality.EXACT)
+
+
+def by_denoising(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+    """How badly each entry is restored from noise; no log p, but on its scale."""
+    chart = model.chart
+    u, mask, one = chart.encode(x), chart.mask(observed), torch.ones(len(x))
+    total = torch.zeros_like(u)
+    with torch.no_grad():
+        for _ in range(draws):
+            noisy = u + NOISE * rng.normal(tuple(u.shape))
+            total -= (model.denoise(noisy, one, one * NOISE, given) - u).square() / (2 * NOISE**2 * draws)
+    numbers = chart.by_entry(total * mask)
+    return Answer(numbers, "squared error over noise", Quality.ESTIMATE)
+
+
+ROUTES = (
+    route(by_others, "log_prob"),
+    route(by_steps, "steps"),
+    route(by_denoising, "denoise", sources="Graham et al. 2023 (arXiv:2211.07740)"),
+)

@@ -1,0 +1,51 @@
+"""Contributions: closed forms on a Gaussian, terms that add up, and the entry that was spoilt is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pofx
+
+
+@pytest.fixture(scope="module")
+def normal():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5000, 3))
+    x[:, 1] = 0.9 * x[:, 0] + 0.3 * x[:, 1]
+    return pofx.fit(x, "gaussian", seed=0)
+
+
+def test_an_entry_given_the_others(normal):
+    x = normal.sample(200, rng=0)
+    answer = pofx.contribute(normal, x)
+    assert answer.route == "others" and answer.quality is pofx.Quality.EXACT
+    fitted = normal.sample(300_000, rng=1).double()
+    mean, precision = fitted.mean(0), torch.linalg.inv(torch.cov(fitted.T))
+    gap = (x.double() - mean) @ precision / precision.diagonal()  # x_i - E[x_i | others]
+    want = -0.5 * precision.diagonal() * gap**2 + 0.5 * (precision.diagonal() / (2 * torch.pi)).log()
+    assert (answer.value - want).abs().max() < 0.15
+
+
+def test_terms_of_the_chain_rule_add_up():
+    x = pofx.open_data("digits", seed=0)
+    model = pofx.fit(x, "autoregressive", budget="20 steps", seed=0)
+    rows = x.part("test").x[:6]
+    answer = pofx.contribute(model, rows, route="steps")
+    assert answer.value.shape == rows.shape
+    assert torch.allclose(answer.value.flatten(1).sum(1), pofx.density(model, rows).value.double(), atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["others", "denoising"])
+def test_the_spoilt_entry_is_found(normal, way):
+    x = normal.sample(100, rng=5)
+    x[:, 2] += 5.0
+    found = pofx.contribute(normal, x, draws=32, route=way).value.argmin(1)
+    assert (found == 2).double().mean() > 0.95
+
+
+def test_a_gap_adds_nothing(normal):
+    x = normal.sample(5, rng=2)
+    x[:, 1] = torch.nan
+    assert (pofx.contribute(normal, x).value[:, 1] == 0).all()
