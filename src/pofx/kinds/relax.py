@@ -125,7 +125,7 @@ class Chart(nn.Module):
         return self._numbers(self._from_event(u).double()).reshape(-1, *self.data_space.shape)
 
     def by_entry(self, u: Tensor) -> Tensor:
-        """Numbers of coordinates `(B, *chart_event)`, one an entry `(B, *event)`, float64: those of a code are added."""
+        """Numbers of coordinates `(B, *chart_event)`, one an entry `(B, *event)`, float64: a code is their sum."""
         flat, start = self._from_event(u).double(), len(self.smooth)
         out = flat.new_zeros(len(flat), self.data_space.size)
         out[:, self.smooth] = flat[:, :start]
