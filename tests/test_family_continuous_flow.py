@@ -137,6 +137,19 @@ class TestMatching:
             assert abs(float((rest * u_t).mean() / (rest * u_t).std() * 200)) < 5
             assert float(rest.var()) == pytest.approx(1, abs=0.04)
 
+    def test_loss_without_a_network_in_closed_form(self):
+        """For standard normal data the error of the outer velocity has variance 1 / n^2, and int dt / n^2 = pi / 2."""
+        model = ContinuousFlow(**SMALL, times="uniform").build(chart(3)).train()
+        loss = model._matching(Batch(Rng(0).normal((20_000, 3))), Rng(1))
+        assert float(loss.detach()) == pytest.approx(3 * math.pi / 2, rel=0.02)
+
+    def test_what_the_network_says_is_scaled(self):
+        """A network that returns its scaled input adds u_t / n^2: the factors of F are those of its file."""
+        model = ContinuousFlow(**SMALL).build(chart(2))
+        model.net.forward = lambda scaled, u, level, c, observed: scaled
+        u, t = torch.tensor([[0.7, -0.3]]), 0.3
+        torch.testing.assert_close(model._velocity(u, torch.tensor([t]), None), 2 * t / (t**2 + (1 - t) ** 2) * u)
+
     def test_denoise_is_the_same_on_every_path(self):
         model, u_t = made((1, 4, 4)), Rng(0).normal((5, 1, 4, 4))
         a, s = torch.full((5,), 0.3), torch.full((5,), 0.7)
