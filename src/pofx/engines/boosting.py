@@ -96,7 +96,7 @@ class Forest(nn.Module):
         table, used, share = self._prepared()
         trees = len(self.feature)
         base = torch.arange(trees, device=codes.device) * self.leaves
-        leaf_of = _lowest_bit(self.leaves).to(codes.device)
+        leaf_of = _lowest_bit().to(codes.device)
         for rows in torch.arange(len(codes), device=codes.device).split(max(1, BLOCK // trees)):
             alive = table[0][codes[rows, used[0]].int()]
             for k, feature in enumerate(used[1:], 1):
@@ -232,8 +232,7 @@ def _goes_left(node: Any, predictor: Any, known: Array | None) -> Array:
     return np.packbits(goes, bitorder="little")
 
 
-def _lowest_bit(leaves: int) -> Tensor:
-    """The number of the lowest bit of every mask."""
-    masks = torch.arange(2**leaves)
-    bits = (masks.unsqueeze(1) >> torch.arange(leaves)) & 1
+def _lowest_bit() -> Tensor:
+    """The number of the lowest bit of every byte; the bits of leaves that a tree does not have are above its own."""
+    bits = (torch.arange(CODES).unsqueeze(1) >> torch.arange(8)) & 1
     return bits.argmax(1)
