@@ -139,7 +139,7 @@ class Discriminative(Model):
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         keep = drop(self.given, len(batch), rng)
         params = self._split(self.body(self._design(batch.given, len(batch), keep).float()).double())
-        log_p = self._entries(params, batch.x.reshape(len(batch), -1))
+        log_p = self._entries(params, batch.x.reshape(len(batch), self.space.size))
         observed = torch.ones_like(log_p, dtype=torch.bool) if batch.observed is None else batch.observed.flatten(1)
         return -torch.where(observed, log_p, torch.zeros_like(log_p)).sum(1).mean()
 
@@ -147,8 +147,7 @@ class Discriminative(Model):
         train, held = _held_out(data, rng)
         z, held_z = (self._design(rows.given, len(rows)) for rows in (train, held))
         for i in range(self.space.size):
-            y, seen = _entry(train, i)
-            held_y, held_seen = _entry(held, i)
+            (y, seen), (held_y, held_seen) = (self._entry(rows, i) for rows in (train, held))
             at = sum(self.widths[:i])
             place = slice(at, at + self.widths[i])
             fit = self._fit_label if i in self.labels else self._fit_number
@@ -191,6 +190,12 @@ class Discriminative(Model):
                 best = rest, (torch.stack([slope, torch.zeros_like(slope)], 1), bias, alone)
         return best[1]
 
+    def _entry(self, rows: Batch, i: int) -> tuple[Tensor, Tensor]:
+        """Entry i of y, and where it is observed."""
+        x = rows.x.reshape(len(rows), self.space.size)[:, i].double()
+        seen = torch.ones(len(x), dtype=torch.bool)
+        return x, seen if rows.observed is None else rows.observed.reshape(len(rows), self.space.size)[:, i]
+
     def _penalties(self, held: int) -> tuple[float, ...]:
         if self.penalty is not None:
             return (self.penalty,)
@@ -198,7 +203,7 @@ class Discriminative(Model):
 
     # hooks
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        log_p = self._entries(self._params(given, len(x)), x.reshape(len(x), -1))
+        log_p = self._entries(self._params(given, len(x)), x.reshape(len(x), self.space.size))
         if observed is not None:
             log_p = torch.where(observed.reshape(log_p.shape), log_p, torch.zeros_like(log_p))
         return Value(log_p.sum(1))
@@ -285,13 +290,6 @@ def _encoded(c: Tensor, v: Any) -> Tensor:
     if not v.discrete:
         return (c - v.mean) / v.scale
     return nn.functional.one_hot(c.long().clamp(0, v.levels - 1), v.levels).double().flatten(1)
-
-
-def _entry(rows: Batch, i: int) -> tuple[Tensor, Tensor]:
-    """Entry i of y, and where it is observed."""
-    x = rows.x.reshape(len(rows), -1)[:, i].double()
-    seen = torch.ones(len(x), dtype=torch.bool) if rows.observed is None else rows.observed.reshape(len(rows), -1)[:, i]
-    return x, seen
 
 
 def _held_out(data: Data, rng: Rng) -> tuple[Batch, Batch]:

@@ -157,7 +157,7 @@ class Trees(Model):
         """Entry j of x and its givens, and where it is observed."""
         if j < self.space.size:
             mask = np.ones(len(rows), dtype=bool) if rows.observed is None else rows.observed.flatten(1)[:, j].numpy()
-            return rows.x.reshape(len(rows), -1)[:, j].double(), mask
+            return rows.x.reshape(len(rows), self.space.size)[:, j].double(), mask
         flat = torch.cat([rows.given[name].reshape(len(rows), -1).double() for name in self.given], 1)
         return flat[:, j - self.space.size], np.ones(len(rows), dtype=bool)
 
