@@ -295,3 +295,11 @@ def test_slopes_have_slopes_of_their_own(residual):
         torch.testing.assert_close(got, right)
     plain = [torch.autograd.grad((s * v).sum(), net.first[0].weight)[0] for s in (net.slope(x), derived())]
     torch.testing.assert_close(*plain)
+
+
+def test_the_sample_task_says_how_the_chains_mixed(jem):
+    from pofx.tasks.sample import sample
+
+    found = sample(jem, 30, rng=0)
+    assert found.quality is Quality.ESTIMATE and found.diagnostics["chains"] == 30
+    assert {"effective_size", "r_hat", "lag_1", "correlation_time"} <= set(found.diagnostics)

@@ -40,7 +40,8 @@ def sample(
         route: a route by name; None takes the best.
 
     Returns:
-        An Answer whose value is in the user's own type (a DataFrame, pictures, an array); `raw` is `(n, *event)`.
+        An Answer whose value is in the user's own type (a DataFrame, pictures, an array); `raw` is `(n, *event)`. Where
+        chains drew it, the diagnostics say how they mixed.
     """
     if n < 1:
         raise ValueError(f"sample: got n = {n}, expected at least 1.")
@@ -54,7 +55,8 @@ def by_sampler(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -
         rows = min(CHUNK, n - start)
         c = {k: v[start : start + rows] for k, v in given.items()}
         parts.append(model.sample(1, c, rng)[0] if c else model.sample(rows, None, rng))
-    return _answer(model, torch.cat(parts), model.sampler)
+    mixed = model.core.record.get("mixing", {}) if model.sampler is Quality.ESTIMATE else {}  # how its chains went
+    return _answer(model, torch.cat(parts), model.sampler, mixed)
 
 
 def by_probability_flow(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:
@@ -69,8 +71,9 @@ def by_probability_flow(model: Model, n: int, given: dict[str, torch.Tensor], rn
     return _answer(model, model.chart.decode(u, rng), Quality.ESTIMATE)
 
 
-def _answer(model: Model, x: torch.Tensor, quality: Quality) -> Answer:
-    return Answer(KINDS[model.space.kind].restore(x, model.space), "the data's own", quality, raw=x)
+def _answer(model: Model, x: torch.Tensor, quality: Quality, found: Mapping[str, Any] | None = None) -> Answer:
+    value = KINDS[model.space.kind].restore(x, model.space)
+    return Answer(value, "the data's own", quality, raw=x, diagnostics=dict(found or {}))
 
 
 ROUTES = (
