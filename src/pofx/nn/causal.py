@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from .entries import Size
 from .masked import MaskedConv2d
 from .mlp import check_condition
-from .raster import PictureNet, Raster, Scan, Window, groups_of
+from .raster import PictureNet, Raster, Scan, Window, groups_of, places
 
-
-FIRST = 9  # the kernel of the first convolution in a picture of more than 16 pixels
+SMALL = 16  # pixels a side
+FIRST = 9  # the kernel of the first convolution in a picture that is larger
 
 
 def gate(a: Tensor, axis: int = 1) -> Tensor:
@@ -73,10 +73,11 @@ class GatedNet(PictureNet):
     def __init__(self, shape: tuple[int, int, int], told: int, out: int, size: Size) -> None:
         super().__init__(shape, told, out, size)
         height, wide, _ = shape
-        width, depth, dropout, kernel = size.over(width=32, depth=4 if max(height, wide) <= 16 else 6, dropout=0.2)
+        small = max(height, wide) <= SMALL
+        width, depth, dropout, kernel = size.over(width=32, depth=4 if small else 3, dropout=0.2 if small else 0.05)
         group_in, group, group_out = groups_of(shape, told, width, out)
         self.kernel, self.c_dim, self.shape = kernel, size.c_dim, shape
-        self.first = first = kernel if max(height, wide) <= 16 else max(kernel, FIRST)
+        self.first = first = kernel if small else max(kernel, FIRST)
         self.above = MaskedConv2d(group_in, torch.zeros_like(group), first, "down", strict=True)
         self.left = MaskedConv2d(group_in, group, first, "right", strict=True)
         self.link = nn.Conv2d(len(group), len(group), 1)
@@ -113,8 +114,9 @@ class GatedScan(Scan):
         self.v = [new(rows, height + self.r, wide + 2 * self.r, width) for _ in self.layers]
         self.h = [new(rows, wide + self.r, width) for _ in self.layers]
         self.shifts = [layer.shifts(c) for layer in self.layers]
-        self.links: list[Tensor] = []
-        self.left, *self.right = (Window(conv) for conv in (net.left, *(layer.right for layer in self.layers)))
+        self.links: list[tuple[Tensor, ...]] = []
+        self.left = Window(net.left)
+        self.taps = [Window(layer.right).taps for layer in self.layers]
         mixers = [*(layer.out for layer in self.layers), net.head, net.outlet]
         self.mix = [(conv.masked[:, :, 0, 0].T.contiguous(), conv.bias) for conv in mixers]
 
@@ -126,10 +128,13 @@ class GatedScan(Scan):
         """The outputs (B, C out) of a pixel."""
         if i != self.i:
             self._start_row(i)
-        h = self.left.pixel(self.links[0][:, j], self.x[:, i + self.first], j)
-        for right, past, link, (W, b) in zip(self.right, self.h, self.links[1:], self.mix, strict=False):
-            past[:, j + self.r] = h
-            h = h + torch.addmm(b, gate(right.pixel(link[:, j], past, j)), W)
+        h = torch.addmm(self.links[0][j], self.told[j], self.left.taps)
+        for taps, (cells, windows), link, (W, b) in zip(
+            self.taps, self.h_places, self.links[1:], self.mix, strict=False
+        ):
+            cells[j].copy_(h)
+            left, right = torch.addmm(link[j], windows[j], taps).chunk(2, 1)
+            h = torch.addmm(h, left.tanh().mul_(right.sigmoid()), W).add_(b)
         for W, b in self.mix[-2:]:
             h = torch.addmm(b, F.silu(h), W)
         return h
@@ -139,20 +144,27 @@ class GatedScan(Scan):
         net, r = self.net, self.r
         v = F.conv2d(self.x[:, i : i + self.first].permute(0, 3, 1, 2), net.above.masked, net.above.bias)
         v = v + net.place[0, :, i : i + 1]
-        self.links = [_lines(net.link(v) + net.place[1, :, i : i + 1] + net.left.bias[:, None, None])]
+        links = [net.link(v) + net.place[1, :, i : i + 1] + net.left.bias[:, None, None]]
         for layer, past, (above, left) in zip(self.layers, self.v, self.shifts, strict=True):
             past[:, i + r, r : r + net.shape[1]] = _lines(v)
             v = v + gate(_fitting(layer.down, past[:, i : i + r + 1].permute(0, 3, 1, 2)) + above)
-            self.links.append(_lines(layer.link(v) + left + layer.right.bias[:, None, None]))
+            links.append(layer.link(v) + left + layer.right.bias[:, None, None])
         for past in self.h:
             past.zero_()
-        self.i = i
+        self.links, self.i = [_lines(link).unbind(1) for link in links], i
+        self._view()
+
+    def _view(self) -> None:
+        """Where each column of this row is, in x and in h of every layer."""
+        self.told = places(self.x[:, self.i + self.first], self.first)[1]
+        self.h_places = [places(past, self.r) for past in self.h]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows of everything that is remembered, in this order."""
         self.x, self.v, self.h = self.x[rows], [v[rows] for v in self.v], [h[rows] for h in self.h]
-        self.links = [link[rows] for link in self.links]
+        self.links = [tuple(place[rows] for place in link) for link in self.links]
         self.shifts = [(_rows(above, rows), _rows(left, rows)) for above, left in self.shifts]
+        self._view()
 
 
 class Gated(Raster):

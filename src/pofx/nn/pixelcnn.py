@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .entries import Size
 from .masked import MaskedConv2d
 from .mlp import check_condition
-from .raster import PictureNet, Raster, Scan, Window, groups_of
+from .raster import PictureNet, Raster, Scan, Window, groups_of, places
 
 FIRST = 7  # the kernel of K_A
 
@@ -75,23 +75,34 @@ class PixelCNNNet(PictureNet):
 
 
 class PixelCNNScan(Scan):
-    """Keeps the input of every masked convolution, and what its rows above say about this one."""
+    """Keeps the input of every masked convolution, and what its rows above say about this one.
+
+    A feature that is always 1 carries the bias of the last product of a block.
+    """
 
     def __init__(self, net: PixelCNNNet, rows: int, c: Tensor | None = None) -> None:
-        self.net, self.i = net, -1
-        self.layers = cast(list[Residual], list(net.layers))
-        convs = [net.inlet, *(layer.conv for layer in self.layers)]
+        self.net, self.i, self.shape = net, -1, net.shape
+        layers = cast(list[Residual], list(net.layers))
+        convs = [net.inlet, *(layer.conv for layer in layers)]
         self.windows = [Window(conv) for conv in convs]
-        height, wide, _ = net.shape
-        new = net.place.new_zeros
+        (height, wide, _), new = net.shape, net.place.new_zeros
         self.past = [
             new(rows, height + w.r, wide + 2 * w.r, conv.weight.shape[1])
             for w, conv in zip(self.windows, convs, strict=True)
         ]
-        self.above: list[Tensor] = []
-        self.shifts = [layer.shift(c) for layer in self.layers]
-        mixers = [conv for layer in self.layers for conv in (layer.down, layer.up)] + [net.head, net.outlet]
-        self.mix = [(conv.masked[:, :, 0, 0].T.contiguous(), conv.bias) for conv in mixers]
+        self.above: list[tuple[Tensor, ...]] = []
+        self.shifts = [layer.shift(c) for layer in layers]
+        self.first, *taps = (w.taps for w in self.windows)
+        self.maps = [
+            (
+                layer.down.bias,
+                _square(layer.down),
+                F.pad(tap, (0, 1)),
+                torch.cat([_square(layer.up), layer.up.bias[None]]),
+            )
+            for layer, tap in zip(layers, taps, strict=True)
+        ]
+        self.ends = [(conv.bias, _square(conv)) for conv in (net.head, net.outlet)]
 
     def put(self, i: int, j: int, told: Tensor) -> None:
         """Set the features (B, C F) of a pixel."""
@@ -102,31 +113,41 @@ class PixelCNNScan(Scan):
         """The outputs (B, C out) of a pixel."""
         if i != self.i:
             self._start_row(i)
-        first, *rest = zip(self.windows, self.past, self.above, strict=True)
-        h = self._conv(*first, i, j)
-        for k, (window, past, above) in enumerate(rest):
-            (A, a), (U, u) = self.mix[2 * k : 2 * k + 2]
-            past[:, i + window.r, j + window.r] = torch.addmm(a, F.relu(h), A).relu_()
-            h = h + torch.addmm(u, self._conv(window, past, above, i, j).relu_(), U)
-        for W, b in self.mix[-2:]:
-            h = torch.addmm(b, F.relu(h), W)
+        (_, told), *rest = self.places
+        h = torch.addmm(self.above[0][j], told[j], self.first)
+        for (a, A, taps, U), (cells, windows), above in zip(self.maps, rest, self.above[1:], strict=True):
+            torch.addmm(a, h.relu(), A, out=cells[j]).relu_()
+            h.addmm_(torch.addmm(above[j], windows[j], taps).relu_(), U)
+        for b, W in self.ends:
+            h = torch.addmm(b, h.relu_(), W)
         return h
 
-    def _conv(self, window: Window, past: Tensor, above: Tensor, i: int, j: int) -> Tensor:
-        return window.pixel(above[:, j], past[:, i + window.r], j)
-
     def _start_row(self, i: int) -> None:
-        self.above = [w.row(past[:, i : i + w.r]) for w, past in zip(self.windows, self.past, strict=True)]
-        self.above[0] = self.above[0] + self.net.place[:, i].T
+        first, *above = (w.row(past[:, i : i + w.r]) for w, past in zip(self.windows, self.past, strict=True))
         for k, shift in enumerate(self.shifts):
-            if isinstance(shift, Tensor):
-                self.above[k + 1] = self.above[k + 1] + shift[:, :, 0].transpose(1, 2)
-        self.i = i
+            above[k] = above[k] if isinstance(shift, float) else above[k] + shift[:, :, 0].transpose(1, 2)
+        told = [first + self.net.place[:, i].T, *(F.pad(t, (0, 1), value=1.0) for t in above)]
+        self.above, self.i = [t.unbind(1) for t in told], i
+        self._view()
+
+    def _view(self) -> None:
+        """Where each column of this row is, in every memory."""
+        self.places = [
+            places(past[:, self.i + w.r, : w.r + self.shape[1]], w.r)
+            for w, past in zip(self.windows, self.past, strict=True)
+        ]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows of everything that is remembered, in this order."""
-        self.past, self.above = ([t[rows] for t in held] for held in (self.past, self.above))
+        self.past = [t[rows] for t in self.past]
+        self.above = [tuple(place[rows] for place in above) for above in self.above]
         self.shifts = [s[rows] if isinstance(s, Tensor) else s for s in self.shifts]
+        self._view()
+
+
+def _square(conv: MaskedConv2d) -> Tensor:
+    """A convolution of one place as a matrix (features in, features out)."""
+    return conv.masked[:, :, 0, 0].T.contiguous()
 
 
 class PixelCNN(Raster):

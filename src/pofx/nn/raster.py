@@ -153,6 +153,13 @@ class Window:
         y = F.conv2d(past.permute(0, 3, 1, 2), self.above, self.bias)
         return y[:, :, 0].transpose(1, 2).contiguous()
 
-    def pixel(self, above: Tensor, past: Tensor, j: int) -> Tensor:
-        """The outputs (B, features out) at column j: `above` (B, features out), past (B, r + W, features) this row."""
-        return torch.addmm(above, past[:, j : j + self.r + 1].flatten(1), self.taps)
+
+def places(row: Tensor, r: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Of one row of memory (B, r + W + ..., features), for each of its W columns: its cell, and its window.
+
+    The cell (B, features) is where a pixel is written; the window (B, (r + 1) features) is the pixel and the r to its
+    left. All are views: slicing costs more than what is computed with a pixel.
+    """
+    rows, columns, width = row.shape
+    windows = row.as_strided((rows, columns - r, (r + 1) * width), (row.stride(0), width, 1))
+    return row[:, r:].unbind(1), windows.unbind(1)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .entries import Size
 from .masked import MaskedConv2d, MaskedLinear, seen
 from .mlp import check_condition
-from .raster import PictureNet, Raster, Scan, Window, groups_of
+from .raster import PictureNet, Raster, Scan, Window, groups_of, places
 from .recurrence import Recurrence, gates, leftward, rows_of
 
 FIRST = 7  # the kernel of K_A
@@ -63,7 +63,7 @@ class Stem(PictureNet):
 
     def __init__(self, shape: tuple[int, int, int], told: int, out: int, size: Size) -> None:
         super().__init__(shape, told, out, size)
-        self.width, self.depth, self.dropout, self.kernel = size.over(width=32, depth=2, dropout=0.1)
+        self.width, self.depth, self.dropout, self.kernel = size.over(width=32, depth=2, dropout=0.05)
         group_in, self.inside, group_out = groups_of(shape, told, self.width, out)
         self.outside = outside = self.inside.repeat_interleave(2)
         self.group_in, self.c_dim, self.shape = group_in, size.c_dim, shape
@@ -124,7 +124,8 @@ class StemScan(Scan):
             self.above = self.first.row(self.x[:, i : i + self.first.r]) + self.net.place[:, i].T
             self.start_row(i)
             self.i = i
-        return self.net.end(self.layers_at(j, self.first.pixel(self.above[:, j], self.x[:, i + self.first.r], j)))
+            self.told = places(self.x[:, i + self.first.r], self.first.r)[1]
+        return self.net.end(self.layers_at(j, torch.addmm(self.above[:, j], self.told[j], self.first.taps)))
 
     def start_row(self, i: int) -> None:
         """Turn what is known of the last row into what this one needs."""
@@ -137,6 +138,7 @@ class StemScan(Scan):
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows of everything that is remembered, in this order."""
         self.x, self.above = self.x[rows], self.above[rows]
+        self.told = places(self.x[:, self.i + self.first.r], self.first.r)[1]
 
 
 class RowScan(StemScan):
