@@ -51,7 +51,7 @@ class Trees(Model):
         rate: learning rate of the boosters.
         rounds: trees of a booster at most; held-out rows decide.
         leaves: of a tree, at most 8.
-        least: rows of a leaf; None takes N / 500, between 5 and 40.
+        least: rows of a leaf; None takes N / 1000, between 5 and 20.
         penalty: L2 penalty of the leaf values.
         share: of the features that a split may look at.
         particles: of a completion whose observed entries do not come first.
@@ -111,7 +111,7 @@ class Trees(Model):
         for j, (cells, v) in enumerate(zip(self.places, self.variables, strict=True)):
             x, seen = self._entry(train, j)
             cells.fit(x.numpy()[seen], count, v.support not in ("category", "binary"))  # type: ignore[operator]
-        least = self.least or min(max(n // 500, 5), 40)
+        least = self.least or min(max(n // 1000, 5), 20)
         recipe = Recipe(self.rate, self.rounds, self.leaves, least, self.penalty, self.share)
         plans = self._plans(train, held, rng)
         forks = sorted(((w, j, k) for j, plan in plans.items() for w, k in plan.worth_growing(least)), reverse=True)
