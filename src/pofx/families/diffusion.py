@@ -34,6 +34,8 @@ from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
 from pofx.nn.unet import UNet, fourier
 
+FAR = 64  # rows of which one is of large noise
+
 
 class Diffusion(Model):
     """A denoiser of all noise levels, as a distribution.
@@ -232,7 +234,10 @@ class Diffusion(Model):
         focus = (0.5 if self._large else 0.0) if self.focus is None else self.focus
         if focus:
             middle = torch.exp(1.2 * rng.normal((rows,), torch.float64) - 1.2)
-            sigma = torch.where(rng.bernoulli(focus, (rows,)), middle, sigma)
+            sigma, weight = _replaced(rng.bernoulli(focus, (rows,)), middle, sigma, weight)
+        # the bound hardly asks for large noise, but draws start there: one row in FAR is of it
+        far = 2.0 * (max(2.0, self.span.sigma_max) / 2.0) ** rng.uniform((rows,), torch.float64)
+        sigma, weight = _replaced(rng.bernoulli(1 / FAR, (rows,)), far, sigma, weight)
         return sigma.clamp(self.span.sigma_min, self.span.sigma_max).float(), weight.float()
 
     def _place(self, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -364,6 +369,11 @@ class Diffusion(Model):
         if self.columns is not None:
             value = value + self.columns.log_points(u, span.sigma_min, rng)
         return Value(value, Quality.LOWER, bound.stderr, {"levels": levels})
+
+
+def _replaced(rows: Tensor, level: Tensor, sigma: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Other levels in some rows, which then weigh 1."""
+    return torch.where(rows, level, sigma), torch.where(rows, 1.0, weight)
 
 
 def _check(**words: tuple[str | None, tuple[str | None, ...]]) -> None:
