@@ -13,7 +13,7 @@ from torch import Tensor
 from pofx.engines.jacobi import jacobi
 from pofx.nn.bijections import ActNorm, Chain, Inverted, Mixing, Reverse
 from pofx.nn.couplings import Coupling
-from pofx.nn.images import Multiscale, Squeeze
+from pofx.nn.images import Multiscale, Raster, RasterBody, Squeeze
 from pofx.nn.marginals import BATCHES, Marginal
 from pofx.nn.splines import Additive, Affine, Spline, plain, spline
 from pofx.nn.triangular import Autoregressive, MaskedBody
@@ -46,7 +46,16 @@ def masked(name: str, d: int = 5, c_dim: int = 3, width: int = 11, depth: int = 
     return Autoregressive(MaskedBody(d, MAPS[name].numbers, width, depth, c_dim), MAPS[name])
 
 
+def raster(channels: int = 2, height: int = 3, width: int = 3) -> Raster:
+    shape = (channels, height, width)
+    body = RasterBody(channels, MAPS["spline"].numbers, 5, 1, 3)
+    return Raster(
+        shape, body, MAPS["spline"], Marginal(math.prod(shape), 5), lambda f, u, most: jacobi(f, u, most).value
+    )
+
+
 LAYERS = {
+    "raster": (lambda: raster(), (2, 3, 3)),
     "spline": (lambda: Coupling(half(5), 16, 1, Spline(8), c_dim=3), (5,)),
     "affine": (lambda: Coupling(half(5), 16, 1, Affine(), c_dim=3), (5,)),
     "additive": (lambda: Coupling(half(5), 16, 1, Additive(), c_dim=3), (5,)),
@@ -171,6 +180,14 @@ def test_jacobian_is_triangular_and_every_earlier_entry_is_seen(name):
     inverse = Inverted(layer)
     J = torch.autograd.functional.jacobian(lambda v: inverse(v[None], c[:1])[0][0], u[0])
     assert (J.triu(1) == 0).all()
+
+
+def test_raster_sees_all_before_a_pixel_and_the_channels_before_its_own():
+    layer = shake(raster(2, 3, 4)).double()
+    u = Rng(0).normal((2, 3, 4), torch.float64)
+    J = torch.autograd.functional.jacobian(lambda v: layer(v[None])[0].reshape(2, 3, 4), u)
+    J = J.permute(1, 2, 0, 4, 5, 3).reshape(24, 24)  # rows, columns, then channels
+    assert (J.triu(1) == 0).all() and (J.tril(-1) != 0).sum() == 24 * 23 / 2
 
 
 @pytest.mark.parametrize("d, width, c_dim", [(1, 4, 0), (2, 3, 2), (7, 16, 0), (7, 3, 3)])

@@ -28,7 +28,7 @@ from pofx.model import Batch, Card, Given, Model, Player, Quality, Unsupported, 
 from pofx.nn.bijections import ActNorm, Bijection, Chain, Inverted, Mixing, Reverse
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.couplings import Coupling
-from pofx.nn.images import Multiscale, Squeeze
+from pofx.nn.images import Multiscale, Raster, RasterBody, Squeeze
 from pofx.nn.marginals import Marginal
 from pofx.nn.splines import Additive, Affine, Monotone, Spline
 from pofx.nn.triangular import Autoregressive, MaskedBody
@@ -104,7 +104,9 @@ class Flow(Model):
     @property
     def batch_size(self) -> int:  # type: ignore[override]
         """Rows of a training step."""
-        return self.rows or (128 if len(self.space.shape) == 3 else 256)
+        if self.rows or len(self.space.shape) != 3:
+            return self.rows or 512
+        return 16 if self.pictures and self.masked else 128
 
     def _build(self) -> None:
         shape = self.space.shape
@@ -114,18 +116,37 @@ class Flow(Model):
         convolve = self.body == "conv" or (self.body is None and self.space.size > SMALL)
         self.pictures = picture and convolve and self.space.size > 1
         self.masked = self.space.size > 1 and self._form(picture) != "coupling"
-        if self.masked and self.pictures:
-            raise ValueError(f"flow: coupling={self.coupling!r} wants a vector or body='mlp', got x of shape {shape}.")
-        self._wide = self.width or ((32 if self.pictures else 128) if self.space.size > 2 else 64)
+        if self.coupling == "inverse" and self.pictures:
+            raise ValueError(f"flow: coupling='inverse' wants a vector or body='mlp', got x of shape {shape}.")
+        self._wide = self.width or self._breadth()
         self.c_dim = 64 if self.given else 0
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, self.c_dim) if self.given else None
-        bins = (0 if picture else MARGINAL) if self.marginals is None else self.marginals
-        self.marginal = Marginal(self.space.size, bins) if bins else None
-        build = self._scales if self.pictures else self._vector
-        self.bijection = Chain([*([self.marginal] if self.marginal else []), build(shape)])
+        raster = self.pictures and self.masked
+        bins = (0 if picture and not raster else MARGINAL) if self.marginals is None else self.marginals
+        self.marginal = Marginal(self.space.size, bins) if bins or raster else None
+        if raster:
+            self.bijection: Bijection = self._raster(shape)
+        else:
+            build = self._scales if self.pictures else self._vector
+            self.bijection = Chain([*([self.marginal] if self.marginal else []), build(shape)])
+
+    def _breadth(self) -> int:
+        """Features of a body: CPU seconds are best spent on many steps of a small one."""
+        if self.pictures:
+            return 16 if self.masked else 32
+        return 128 if self.space.size > 2 or self.masked else 64
 
     def _form(self, picture: bool) -> str:
-        return self.coupling or ("coupling" if picture or self.space.size > FEW else "autoregressive")
+        """The coupling, chosen by the space where it is not said: few entries, or a large picture, in their order."""
+        few, large = self.space.size <= FEW and not picture, self.pictures and self.body is None
+        return self.coupling or ("autoregressive" if few or large else "coupling")
+
+    def _raster(self, shape: tuple[int, ...]) -> Bijection:
+        monotone = self._monotone()
+        blocks = self.layers or 2
+        body = RasterBody(shape[0], monotone.numbers, self._wide, blocks, self.c_dim, self._dropped())
+        assert self.marginal is not None
+        return Raster(shape, body, monotone, self.marginal, self._jacobi)
 
     def _monotone(self) -> Monotone:
         if self.transform == "spline":
@@ -133,7 +154,9 @@ class Flow(Model):
         return Affine() if self.transform == "affine" else Additive()
 
     def _dropped(self) -> float:
-        return (0.2 if len(self.space.shape) == 3 else 0.0) if self.dropout is None else self.dropout
+        return (
+            (0.2 if len(self.space.shape) == 3 and not self.pictures else 0.0) if self.dropout is None else self.dropout
+        )
 
     def _coupling(self, keep: Tensor) -> Coupling:
         return Coupling(keep, self._wide, self.depth, self._monotone(), self.c_dim, self._dropped())
@@ -160,7 +183,7 @@ class Flow(Model):
         solver = self._jacobi if self.inverse == "jacobi" else None
         for i in range(self.layers or 4):
             if i:
-                chain.append(Reverse() if self.mixing in (None, "reverse") else self._mix(d))
+                chain.append(Reverse() if self.mixing == "reverse" or d == 2 else self._mix(d))
             monotone = self._monotone()
             body = MaskedBody(d, monotone.numbers, self._wide, self.depth, self.c_dim, self._dropped())
             layer = Autoregressive(body, monotone, solver)
@@ -198,7 +221,15 @@ class Flow(Model):
 
     def _players(self) -> list[Player]:
         params = [p for p in self.parameters() if p.requires_grad]
-        return [Player("flow", params, self._loss, lr=self.lr or 1e-3, weight_decay=self.weight_decay)]
+        return [
+            Player(
+                "flow",
+                params,
+                self._loss,
+                lr=self.lr or (5e-3 if self.masked else 1e-3),
+                weight_decay=self.weight_decay,
+            )
+        ]
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         keep = drop(self.given, len(batch), rng) if self.given else {}
