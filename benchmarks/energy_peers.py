@@ -5,8 +5,8 @@
 
     speed/pcd, speed/dsm   two moons, MLP 2-128-128-1 with silu, 256 rows, Adam; pcd: 10 Langevin moves of 256
                            persistent chains. torchebm, a bare torch loop, pofx's loss in that same loop, and
-                           pofx's own training loop (which also averages weights and clips), in turn, in one process; steps per CPU second
-                           of one thread, the median over rounds.
+                           pofx's own training loop (which also averages weights and clips), in turn, in one
+                           process; steps per CPU second of one thread, the median over rounds.
     rbm/HIDDEN             binary digits (level > 7): log Z summed in full, and its sandwich by annealing; nats of the
                            held-out pictures. 15 hidden units have an exact log Z, 128 have none.
     jem                    digits: held-out accuracy of the classifier that is an energy, of the same network as a plain
