@@ -15,6 +15,7 @@ from pofx.model import Card, Model, Quality, Value
 from pofx.randomness import Rng
 
 SMALL = {  # hyper-parameters that make a short check of a heavy family quick; the laws do not depend on them
+    "gan": {"latent": 4},
     "energy": {"chains": 256, "temperatures": 40, "sweeps": 20},
     "continuous_flow": {"width": 32, "depth": 1, "frequencies": 2, "solver": "heun", "solver_steps": 6, "probes": 2}
     | {"trace": "hutchinson"},
@@ -28,6 +29,7 @@ QUICK += [("rbm", "pictures")]
 QUICK += [("hvae", "pictures"), ("vqvae", "table"), ("autoencoder", "density"), ("latent", "density")]
 QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("masked_diffusion", "table")]
 QUICK += [("gsn", "table")]
+QUICK += [("trees", "table"), ("copula", "table"), ("discriminative", "table")]
 QUICK += [("ngram", "pictures"), ("ngram", "table")]
 
 
