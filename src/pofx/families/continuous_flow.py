@@ -85,7 +85,7 @@ class ContinuousFlow(Model):
         dropout: float = 0.0,
         frequencies: int | None = None,
         solver: str = "rk4",
-        solver_steps: int = 16,
+        solver_steps: int = 10,
         train_steps: int = 6,
         lr: float | None = None,
         weight_decay: float = 0.01,
