@@ -1,4 +1,4 @@
-"""GAN: the penalty and both losses in closed form, what each player may move, masks, and modes that are all found."""
+"""GAN: losses and penalties in closed form, what each player may move, masks, packs, moves, modes."""
 
 import math
 
@@ -7,13 +7,18 @@ import torch
 from torch import nn
 
 from pofx.data import Batch
-from pofx.families.gan import GAN, squared_slope
+from pofx.engines.adversarial import critic_loss, generator_loss, penalty, slopes
+from pofx.families.gan import GAN
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Unsupported
+from pofx.nn.augment import augmented
+from pofx.nn.scalar import LeakyCritic
 from pofx.randomness import Rng
 
 torch.set_num_threads(1)
 SMALL = {"width": 16, "depth": 1}
+PLAIN = {**SMALL, "settle": 0.0}  # gamma stays what it is
+W = torch.tensor([3.0, -4.0])
 
 
 class Linear(nn.Module):
@@ -27,18 +32,59 @@ class Linear(nn.Module):
         return x[:, : len(self.w)] @ self.w
 
 
-@pytest.fixture
-def linear():
-    model = GAN(**SMALL, gamma=0.7).build(real(2))
+def linear_model(**settings):
+    model = GAN(**{**PLAIN, "gamma": 0.7, **settings}).build(real(2))
     model.critic = Linear([3.0, -4.0])
     model.moments.eval()  # v = u
     return model
 
 
-def test_slope_of_a_linear_critic(linear):
+@pytest.fixture
+def linear():
+    return linear_model()
+
+
+def picture(C, H, W):
+    return Space((C, H, W), (Variable("u"),), "grid", "chart", "float32")
+
+
+def test_slope_of_a_linear_critic():
     u = Rng(0).normal((7, 2)).requires_grad_()
-    f = linear._judge(u, None, None)
-    assert squared_slope(f, u).item() == pytest.approx(25.0)
+    assert slopes(u @ W, u).tolist() == pytest.approx([25.0] * 7)
+
+
+@pytest.mark.parametrize("kind, want", [("none", 0.0), ("r1", 12.5), ("r1+r2", 25.0), ("gradient", 16.0)])
+def test_penalties_of_a_linear_critic(kind, want):
+    """|w| = 5: half of 25 for R1, twice that for both, (5 - 1)^2 for the gradient penalty."""
+    real_, fake = Rng(0).normal((6, 2)), Rng(1).normal((6, 2))
+    assert penalty(kind, lambda v: v @ W, real_, fake, Rng(2).uniform((6, 1))).item() == pytest.approx(want)
+
+
+def test_penalties_look_where_they_should():
+    """D = |v|^2 / 2 has the slope |v|: R1 reads real rows alone, the gradient penalty between the two."""
+    real_, fake = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    at = {k: penalty(k, lambda v: 0.5 * v.square().sum(1), real_, fake, torch.tensor([[0.25]])).item() for k in
+          ("r1", "r1+r2", "gradient")}  # fmt: skip
+    assert at["r1"] == pytest.approx(4.5)
+    assert at["r1+r2"] == pytest.approx(5.0)
+    assert at["gradient"] == pytest.approx((math.hypot(2.25, 0.25) - 1) ** 2, rel=1e-4)
+
+
+def test_losses_in_closed_form():
+    r, f = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
+
+    def soft(x):
+        return math.log1p(math.exp(x))
+
+    want = {
+        "relativistic": ((soft(-1.5) + soft(4.0)) / 2, (soft(1.5) + soft(-4.0)) / 2),
+        "non-saturating": ((soft(-2) + soft(1) + soft(0.5) + soft(3)) / 2, (soft(-0.5) + soft(-3)) / 2),
+        "hinge": ((0 + 2 + 1.5 + 4) / 2, -1.75),
+        "wasserstein": (1.25, -1.75),
+    }
+    for kind, (critic, generator) in want.items():
+        assert critic_loss(kind, r, f).item() == pytest.approx(critic, rel=1e-5)
+        assert generator_loss(kind, r, f).item() == pytest.approx(generator, rel=1e-5)
 
 
 def test_critic_loss_in_closed_form(linear):
@@ -46,37 +92,148 @@ def test_critic_loss_in_closed_form(linear):
     batch = Batch(Rng(1).normal((64, 2)))
     loss = linear._critic_loss(batch, Rng(5))
     fake, _ = linear._shared
-    gap = (batch.x - fake).detach() @ torch.tensor([3.0, -4.0])
+    gap = (batch.x - fake).detach() @ W
     want = torch.log1p(torch.exp(-gap)).mean() + 0.35 * 50
     torch.testing.assert_close(loss.detach(), want)
+
+
+def test_gamma_settles():
+    """gamma / (1 + k / settle), counted while training alone."""
+    model = linear_model(settle=2.0)
+    batch = Batch(Rng(1).normal((8, 2)))
+    loss = [model._critic_loss(batch, Rng(5)).item() for _ in range(3)]
+    assert [a - loss[2] for a in loss] == pytest.approx(
+        [0.35 * 50 * (1 / (1 + k / 2) - 1 / 2) for k in range(3)], abs=1e-4
+    )
+    model.eval()
+    assert model._critic_loss(batch, Rng(5)).item() == model._critic_loss(batch, Rng(5)).item()
+    assert int(model.turns) == 3
 
 
 def test_generator_loss_is_the_mirror(linear):
     batch = Batch(Rng(1).normal((64, 2)))
     linear._critic_loss(batch, Rng(5))
     fake, _ = linear._shared
-    gap = (fake - batch.x).detach() @ torch.tensor([3.0, -4.0])
+    gap = (fake - batch.x).detach() @ W
     loss = linear._generator_loss(batch, Rng(6))
     torch.testing.assert_close(loss.detach(), torch.log1p(torch.exp(-gap)).mean())
     assert linear._shared is None
 
 
-def test_directions_of_the_players(linear):
+@pytest.mark.parametrize("loss", ["relativistic", "non-saturating", "hinge", "wasserstein"])
+def test_directions_of_the_players(loss):
     """The critic's step raises D(real) - D(fake), the generator's raises D(fake): signs that cannot be swapped."""
+    model = linear_model(loss=loss, penalty="none", spectral=False)
+    # scores within the hinge's reach
+    model.critic = Linear([0.03, -0.04])
     batch = Batch(torch.tensor([[2.0, 0.0]]).repeat(32, 1))
-    linear.penalty_weight = 0.0
-    critic, generator = linear.players()
-    (slope,) = torch.autograd.grad(critic.loss(batch, Rng(0)), linear.critic.w)
-    fake, _ = linear._shared
+    critic, generator = model.players()[:2]
+    (slope,) = torch.autograd.grad(critic.loss(batch, Rng(0)), model.critic.w)
+    fake, _ = model._shared
     towards_real = (batch.x - fake).mean(0).detach()
     assert float(-slope @ towards_real) > 0
-    before = linear._judge(linear._generate(Rng(9).normal((256, linear.z_size)), {}), None, None).mean()
+
+    def score():
+        fake = model._generate(Rng(9).normal((256, model.z_size)), {})
+        return model._judge(model._seen(fake, None, Rng(0)), None).mean()
+
+    before = score()
     grads = torch.autograd.grad(generator.loss(batch, Rng(0)), generator.params, allow_unused=True)
     with torch.no_grad():
         for p, g in zip(generator.params, grads, strict=True):
-            p.sub_(0 if g is None else 1e-3 * g)
-    after = linear._judge(linear._generate(Rng(9).normal((256, linear.z_size)), {}), None, None).mean()
-    assert bool(after > before)
+            p.sub_(0 if g is None else 1e-2 * g)
+    assert bool(score() > before)
+
+
+def test_a_wasserstein_critic_plays_five_times():
+    assert [p.every for p in GAN(**SMALL, loss="wasserstein").build(real(2)).players()] == [1, 5]
+    assert [p.every for p in GAN(**SMALL, critic_steps=3).build(real(2)).players()] == [1, 3]
+    assert GAN(**SMALL, loss="wasserstein").build(real(2)).kind == "gradient"
+
+
+def test_a_pack_is_judged_together():
+    """Rows 2 j and 2 j + 1 share a score, which no other row moves; values stand before masks."""
+    model = GAN(**SMALL, pack=2).build(real(3))
+    v = Rng(0).normal((6, 3)).requires_grad_()
+    seen = model._seen(v, None, Rng(0))
+    assert seen.shape == (3, 12)
+    assert torch.equal(seen[1, :6], v[2:4].flatten()) and bool((seen[:, 6:] == 1).all())
+    (slope,) = torch.autograd.grad(model._judge(seen, None)[1], v)
+    assert (slope.abs().sum(1) > 0).tolist() == [False, False, True, True, False, False]
+    loss = model._critic_loss(Batch(Rng(1).normal((7, 3))), Rng(0))  # the odd row is left out
+    assert torch.isfinite(loss)
+    with pytest.raises(ValueError, match="pack=2"):
+        model._critic_loss(Batch(Rng(1).normal((1, 3))), Rng(0))
+
+
+@pytest.mark.parametrize("body", ["mlp", "dcgan", "residual"])
+def test_spectral_norms_are_one_and_are_kept(body):
+    """After some steps every layer's largest singular value is 1; nothing moves when it is asked."""
+    model = GAN(width=8, depth=1, body=body, spectral=True).build(picture(1, 8, 8))
+    batch = Batch(Rng(0).normal((8, 1, 8, 8)))
+    for _ in range(30):
+        model._critic_loss(batch, Rng(1))
+    model.eval()
+    weights = [m.weight for m in model.critic.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    assert len(weights) >= 2
+    for w in weights:
+        assert torch.linalg.matrix_norm(w.flatten(1), 2).item() == pytest.approx(1.0, abs=0.05)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model._critic_loss(batch, Rng(1))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    again = GAN(width=8, depth=1, body=body, spectral=True).build(picture(1, 8, 8), seed=1)
+    again.load_state_dict(before)
+    assert torch.equal(again.eval()._critic_loss(batch, Rng(1)), model._critic_loss(batch, Rng(1)))
+
+
+def test_the_given_projects_the_features():
+    """D(x, c) - D(x, c') = (W (c - c')) . f(x) / sqrt(width): linear in c, and 0 where the features are."""
+    critic = LeakyCritic(3, 8, 1, c_dim=4)
+    x, c, other = Rng(0).normal((5, 3)), Rng(1).normal((5, 4)), Rng(2).normal((5, 4))
+    middle = critic(x, 0.5 * (c + other))
+    torch.testing.assert_close(middle, 0.5 * (critic(x, c) + critic(x, other)))
+    assert float((critic(x, c) - critic(x, other)).abs().min()) > 1e-5
+    beside = LeakyCritic(3, 8, 1, c_dim=4, projection=False)
+    assert float((beside(x, 0.5 * (c + other)) - 0.5 * (beside(x, c) + beside(x, other))).abs().max()) > 1e-5
+
+
+def test_moves_keep_what_they_should():
+    x = Rng(0).normal((64, 4, 8, 8))
+    shifted = augmented(x, ["translation"], Rng(1))
+    back = [any(torch.equal(shifted[i, :, 1 + a : 7 + a, 1 + b : 7 + b], x[i, :, 1:7, 1:7]) for a in (-1, 0, 1)
+                for b in (-1, 0, 1)) for i in range(64)]  # fmt: skip
+    assert all(back) and not torch.equal(shifted, x)
+    cut = augmented(x, ["cutout"], Rng(1))
+    gone = (cut == 0).all(1).flatten(1).sum(1)
+    assert int(gone.max()) == 16 and int(gone.min()) >= 4 and torch.equal(cut[cut != 0], x[cut != 0])
+    bright = augmented(x, ["brightness"], Rng(1), values=2) - x
+    assert torch.equal(bright[:, 2:], torch.zeros(64, 2, 8, 8))
+    assert float(bright[:, :2].flatten(1).std(1).max()) < 1e-6 and float(bright[:, :2].abs().max()) <= 0.5 + 1e-6
+    assert float(bright[:, 0, 0, 0].std()) > 0.2
+
+
+def test_gradients_pass_through_moves():
+    x = Rng(0).normal((4, 2, 8, 8)).requires_grad_()
+    moved = augmented(x, ["translation", "cutout", "brightness"], Rng(3))
+    (slope,) = torch.autograd.grad(moved.sum(), x)
+    assert set(slope.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"loss": "least squares"}, "loss"), ({"penalty": "r3"}, "penalty"), ({"body": "unet"}, "body"),
+    ({"pack": 0}, "pack"),
+    ({"augment": "rotation"}, "augment"), ({"critic_steps": 0}, "critic_steps"),
+])  # fmt: skip
+def test_unknown_words_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GAN(**settings)
+
+
+def test_pictures_are_wanted_where_they_are_needed():
+    with pytest.raises(ValueError, match="pictures"):
+        GAN(body="dcgan").build(real(2))
+    with pytest.raises(ValueError, match="jitter"):
+        GAN(augment="all").build(real(2))
 
 
 def test_the_players_share_draws_but_no_weights():
@@ -95,7 +252,7 @@ def test_the_players_share_draws_but_no_weights():
 
 def test_masks_hide_what_is_missing():
     """Values at missing entries change no loss, and the draws are judged under the same masks."""
-    model = GAN(**SMALL).build(real(2))
+    model = GAN(**PLAIN).build(real(2))
     observed = torch.tensor([[True, False]]).repeat(16, 1)
     x = Rng(0).normal((16, 2))
     other = torch.where(observed, x, 1e6)
@@ -103,20 +260,23 @@ def test_masks_hide_what_is_missing():
         one, two = (loss(Batch(v, {}, observed), Rng(3)) for v in (x, other))
         assert torch.equal(one, two)
     u = Rng(1).normal((16, 2)).requires_grad_()
-    (slope,) = torch.autograd.grad(model._judge(u, None, observed).sum(), u)
+    (slope,) = torch.autograd.grad(model._judge(model._seen(u, observed, Rng(0)), None).sum(), u)
     assert bool((slope[:, 1] == 0).all() and (slope[:, 0] != 0).any())
 
 
-def test_it_offers_samples_only():
+def test_it_has_no_density():
     model = GAN(**SMALL).build(real(2))
-    assert model.offers() == {"sample"}
+    assert model.offers() == {"sample", "encode", "decode", "condition"}
     with pytest.raises(Unsupported, match="log_prob"):
         model.log_prob(torch.zeros(1, 2))
+    with pytest.raises(Unsupported, match="point"):
+        model.decode(torch.zeros(1, model.z_size)).log_prob(torch.zeros(1, 2))
 
 
-def test_pictures_and_seeds():
+@pytest.mark.parametrize("body, augment, pack", [("mlp", (), 1), ("dcgan", "all", 2), ("residual", "cutout", 3)])
+def test_pictures_and_seeds(body, augment, pack):
     space = Space((1, 5, 4), (Variable("u"),), "grid", "chart", "float32")
-    model = GAN(**SMALL).build(space, {"label": category(4)}).eval()
+    model = GAN(**SMALL, body=body, augment=augment, pack=pack).build(space, {"label": category(4)}).eval()
     given = {"label": torch.tensor([0, 3])}
     one, two, three = (model.sample(3, given, rng=k) for k in (1, 1, 2))
     assert one.shape == (3, 2, 1, 5, 4) and one.dtype == torch.float32
