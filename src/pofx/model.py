@@ -31,7 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 HOOKS = {  # hook -> who fills it, for a refusal that says where to look
-    "sample": "every family of ours",
+    "sample": "all but autoencoder",
     "log_prob": "all but gan",
     "condition": "gaussian, mixture, kde, autoregressive on tables",
     "denoise": "diffusion, gaussian; mixture and kde on real vectors",
