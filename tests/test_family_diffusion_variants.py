@@ -219,7 +219,8 @@ class TestSchedule:
 
     def test_it_learns_spacing_that_lowers_the_variance(self):
         """Of three points all is said at middle levels, and at small ones there is nothing left to say."""
-        made, spread = self.learned(Schedule(1e-3, 80.0), 0.0, torch.tensor([True, True])), {}
+        made, spread = self.learned(Schedule(1e-3, 80.0, lowest=False), 0.0, torch.tensor([True, True])), {}
+        assert float(made.ends[0].detach()) == pytest.approx(1e-3)
         u = draw_mixture(40_000, 1, 0.0)
         for name, one in {"learned": made, "even": Schedule(*made.ends.tolist())}.items():
             r2, weight = self.square(one, u, 3, 0.0)

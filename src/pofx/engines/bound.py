@@ -94,11 +94,12 @@ class Schedule(nn.Module):
     Args:
         sigma_min, sigma_max: the ends to start from.
         cells: pieces of the map.
+        lowest: whether sigma_min is learned; not where the rows hold points, whose term log p(x | u_0) is not seen here.
     """
 
-    def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24) -> None:
+    def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24, lowest: bool = True) -> None:
         super().__init__()
-        self.start = (sigma_min, sigma_max)
+        self.start, self.lowest = (sigma_min, sigma_max), lowest
         self.log_ends = nn.Parameter(torch.zeros(2))  # relative to where they started
         self.shares = nn.Parameter(torch.zeros(cells))
 
@@ -106,7 +107,8 @@ class Schedule(nn.Module):
     def ends(self) -> Tensor:
         """sigma_min and sigma_max, (2,): within a factor of 30 of the start."""
         start = torch.tensor(self.start, dtype=torch.float64, device=self.log_ends.device)
-        return start * (math.log(30) * torch.tanh(self.log_ends.double())).exp()
+        free = torch.tensor([float(self.lowest), 1.0], dtype=torch.float64, device=self.log_ends.device)
+        return start * (free * math.log(30) * torch.tanh(self.log_ends.double())).exp()
 
     @property
     def range(self) -> Range:

@@ -151,7 +151,7 @@ class Diffusion(Model):
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         self.register_buffer("omega", 2.0 ** torch.arange(1, self.frequencies + 1), persistent=False)
         learned = (self.schedule or ("learned" if said else "even")) == "learned"
-        self.spacing = Schedule(self.sigma_min, self.sigma_max) if learned else None
+        self.spacing = Schedule(self.sigma_min, self.sigma_max, lowest=not said) if learned else None
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
