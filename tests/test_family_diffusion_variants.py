@@ -225,7 +225,7 @@ class TestSchedule:
         for name, one in {"learned": made, "even": Schedule(*made.ends.tolist())}.items():
             r2, weight = self.square(one, u, 3, 0.0)
             spread[name] = float((weight * r2).var().detach())
-        assert spread["learned"] < 0.5 * spread["even"]
+        assert spread["learned"] < 0.7 * spread["even"]
 
     def test_a_model_trains_it_beside_the_network(self):
         model = _noisy_weights(Diffusion(**SMALL, schedule="learned").build(real(2))).train()

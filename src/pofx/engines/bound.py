@@ -94,7 +94,7 @@ class Schedule(nn.Module):
     Args:
         sigma_min, sigma_max: the ends to start from.
         cells: pieces of the map.
-        lowest: whether sigma_min is learned; not where the rows hold points, whose term log p(x | u_0) is not seen here.
+        lowest: whether sigma_min is learned; not where rows hold points, whose term log p(x | u_0) is not seen here.
     """
 
     def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24, lowest: bool = True) -> None:
