@@ -134,7 +134,7 @@ class TestMatching:
             u, e = rng.normal((40_000, 1)), rng.normal((40_000, 1))
             u_t, at = (1 - t) * u + t * e, torch.full((40_000,), t)
             rest = (e - u - model._velocity(u_t, at, None)) * math.hypot(1 - t, t)
-            assert abs(float(((rest * u_t).mean() / (rest * u_t).std() * 200)) < 5
+            assert abs(float((rest * u_t).mean() / (rest * u_t).std() * 200)) < 5
             assert float(rest.var()) == pytest.approx(1, abs=0.04)
 
     def test_loss_without_a_network_in_closed_form(self):
