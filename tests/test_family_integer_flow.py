@@ -161,7 +161,9 @@ class TestMass:
         mass = [model.log_prob(x, {"c": k}).value.exp() for k in c]
         assert float((mass[0] - mass[1]).abs().max()) > 0.01
         assert float(mass[0].sum()) == pytest.approx(1, abs=1e-5)
-        torch.testing.assert_close(model.log_prob(x[3:4], {"c": c[1][:1]}).value.exp(), mass[1][3:4], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            model.log_prob(x[3:4], {"c": c[1][:1]}).value.exp(), mass[1][3:4], rtol=1e-4, atol=1e-6
+        )
         z = model.forward_map(x, {"c": c[1]})
         assert torch.equal(model.inverse(z, {"c": c[1]}), x) and not torch.equal(z, model.forward_map(x))
 
