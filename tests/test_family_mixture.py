@@ -245,11 +245,13 @@ def test_givens_weigh_shared_components_and_an_absent_one_is_summed_out():
         p = model.log_prob(level, given).value.exp()
         assert float(p.sum()) == pytest.approx(1, abs=1e-9)
         one = {"c": torch.full((1,), 1), "d": torch.full((1,), code)}
-        whole, _ = model._whole(level[:1], one, None)
-        both = model._log_part(whole, model._given_only(whole, one), Rng(0))
+        whole, _ = model.joined.whole(level[:1], one, None)
+        both = model._log_part(whole, model.joined.given_only(len(whole), one, whole.device), Rng(0))
         single = {"c": one["c"]}
-        whole, _ = model._whole(level[:1], single, None)
-        total += p * (both - model._log_part(whole, model._given_only(whole, single), Rng(0))).exp()
+        whole, _ = model.joined.whole(level[:1], single, None)
+        total += (
+            p * (both - model._log_part(whole, model.joined.given_only(len(whole), single, whole.device), Rng(0))).exp()
+        )
     alone = model.log_prob(level, {"c": torch.full((6,), 1)}).value.exp()
     assert torch.allclose(alone, total, atol=1e-9)
     draws = model.sample(20_000, {"c": torch.tensor([1])}, rng=0).reshape(-1).long()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,11 @@ class Columns:
     low: Tensor
     high: Tensor
     logit: Tensor
+
+    @classmethod
+    def of(cls, numbers: Any) -> Columns:
+        """The columns of anything that has step, mean, scale, low, high and bounded, such as a chart."""
+        return cls(*(getattr(numbers, k) for k in ("step", "mean", "scale", "low", "high", "bounded")))
 
     def take(self, index: list[int]) -> Columns:
         """Some of the columns."""

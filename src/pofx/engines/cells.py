@@ -45,6 +45,15 @@ class Cells(nn.Module):
         self.register_buffer("rates", torch.ones(2, dtype=torch.float64))
         self.register_buffer("feature", torch.zeros(max(levels, 1), dtype=torch.uint8))
 
+    @classmethod
+    def of(cls, v: Any) -> Cells:
+        """The cells of a variable (support, levels, resolution, low, high); ends are those of its outermost bins."""
+        if v.discrete:
+            return cls(v.levels, 0.0, -0.5, v.levels - 0.5)
+        low = -math.inf if v.low is None else v.low - v.resolution / 2
+        high = math.inf if v.high is None or v.support != "bounded" else v.high + v.resolution / 2
+        return cls(0, v.resolution, low, high)
+
     @property
     def count(self) -> int:
         """The number of cells."""

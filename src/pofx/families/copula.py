@@ -26,7 +26,7 @@ from pofx.data import Batch, Data
 from pofx.engines.bins import LOG_2PI, log_interval
 from pofx.engines.cells import Cells
 from pofx.engines.components import patterns
-from pofx.kinds.base import Variable
+from pofx.kinds.joined import Joined
 from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
 from pofx.randomness import Rng
 
@@ -64,10 +64,9 @@ class Copula(Model):
         self.cells, self.sweeps, self.shrinkage, self.particles = cells, sweeps, shrinkage, particles
 
     def _build(self) -> None:
-        self.variables = [self.space.variable(i) for i in range(self.space.size)]
-        for space in self.given.values():
-            self.variables += [space.variable(i) for i in range(space.size)]
-        self.columns = nn.ModuleList(Marginal(_cells(v)) for v in self.variables)
+        self.joined = Joined(self.space, self.given)
+        self.variables = self.joined.variables
+        self.columns = nn.ModuleList(Marginal(Cells.of(v)) for v in self.variables)
         self.smooth = torch.tensor([v.density for v in self.variables])
         self.register_buffer("R", torch.eye(len(self.variables), dtype=torch.float64))
 
@@ -127,13 +126,8 @@ class Copula(Model):
 
     # rows: (x, c) as one matrix with a mask, and as boxes of z
     def _whole(self, rows: Batch) -> tuple[Tensor, Tensor]:
-        flat = rows.x.reshape(len(rows), self.space.size).double()
-        mask = torch.ones_like(flat, dtype=torch.bool) if rows.observed is None else rows.observed.reshape(flat.shape)
-        for name, space in self.given.items():
-            has = name in rows.given
-            c = rows.given[name].reshape(len(flat), -1).double() if has else flat.new_zeros(len(flat), space.size)
-            flat, mask = torch.cat([flat, c], 1), torch.cat([mask, torch.full_like(c, has, dtype=torch.bool)], 1)
-        return flat, mask
+        flat, mask = self.joined.whole(rows.x, rows.given, rows.observed)
+        return flat, torch.ones_like(flat, dtype=torch.bool) if mask is None else mask
 
     def _boxes(self, x: Tensor, mask: Tensor, columns: list[int] | None = None) -> Boxes:
         """The box of z of each entry, and log f(x) - log N(z; 0, 1) of a density; missing entries are unbounded."""
@@ -316,12 +310,3 @@ def _inside(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
     e = torch.special.ndtri(p.clamp(1e-300, 1 - 1e-16))
     e = torch.minimum(torch.maximum(e, low), high)
     return torch.where(flip, -e, e)
-
-
-def _cells(v: Variable) -> Cells:
-    """The cells of a variable; the ends are where its first and last bin begin and end."""
-    if v.discrete:
-        return Cells(v.levels, 0.0, -0.5, v.levels - 0.5)
-    low = -math.inf if v.low is None else v.low - v.resolution / 2
-    high = math.inf if v.high is None or v.support != "bounded" else v.high + v.resolution / 2
-    return Cells(0, v.resolution, low, high)

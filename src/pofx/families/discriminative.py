@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pofx.data import Batch, Data
 from pofx.engines.bins import LOG_2PI, Columns, log_interval
 from pofx.kinds.base import Space
-from pofx.kinds.relax import Chart
+from pofx.kinds.joined import numbers_of
 from pofx.model import Card, Conditional, Given, Model, Player, Report, Unsupported, Value
 from pofx.nn.conditioner import drop
 from pofx.nn.mlp import MLP
@@ -86,8 +86,7 @@ class Discriminative(Model):
         self.labels = [i for i, v in enumerate(variables) if v.discrete]
         self.numbers = [i for i, v in enumerate(variables) if not v.discrete]
         if self.numbers:
-            chart = Chart(Space((len(self.numbers),), tuple(variables[i] for i in self.numbers)))
-            self.columns = Columns(chart.step, chart.mean, chart.scale, chart.low, chart.high, chart.bounded)
+            self.columns = Columns.of(numbers_of([variables[i] for i in self.numbers]))
         self.features = sum(_width(space) for space in self.given.values())
         size = sum(self.widths)
         if self.method == "network":

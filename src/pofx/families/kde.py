@@ -23,8 +23,7 @@ from torch import Tensor
 from pofx.data import Data
 from pofx.engines.bins import LOG_2PI, Columns, log_interval
 from pofx.engines.kernels import log_kernel_sum
-from pofx.kinds.base import Space
-from pofx.kinds.relax import Chart
+from pofx.kinds.joined import Joined, numbers_of
 from pofx.model import Card, Conditional, Given, Model, Report, Unsupported, Value
 from pofx.randomness import Rng
 
@@ -63,13 +62,10 @@ class KDE(Model):
         self.bandwidth, self.queries, self.iterations = bandwidth, queries, iterations
 
     def _build(self) -> None:
-        self.variables = [self.space.variable(i) for i in range(self.space.size)]
-        for space in self.given.values():
-            self.variables += [space.variable(i) for i in range(space.size)]
-        numbers = Chart(Space((len(self.variables),), tuple(self.variables)))
-        self.columns = Columns(
-            numbers.step, numbers.mean, numbers.scale, numbers.low, numbers.high, numbers.bounded
-        )  # of the columns that are no categories
+        self.joined = Joined(self.space, self.given)
+        self.variables = self.joined.variables
+        numbers = numbers_of(self.variables)
+        self.columns = Columns.of(numbers)  # of the columns that are no categories
         self.place = {entry: k for k, entry in enumerate(numbers.smooth)}
         self.smooth = [i for i in numbers.smooth if self.variables[i].density]
         self.masses = [i for i in range(len(self.variables)) if i not in self.smooth]
@@ -88,7 +84,7 @@ class KDE(Model):
     # fitting
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
-        whole, mask = self._whole(train.x, train.given, train.observed)
+        whole, mask = self.joined.whole(train.x, train.given, train.observed)
         complete = torch.ones(len(whole), dtype=torch.bool) if mask is None else mask.all(1)
         if not complete.any():
             raise Unsupported(
@@ -219,23 +215,9 @@ class KDE(Model):
             slope, inside = slope * mask[:, self.smooth], inside | ~mask[:, self.smooth]
         return (out + slope.sum(1)).masked_fill(~inside.all(1), -torch.inf)
 
-    # rows: (x, c) as one float64 matrix with a mask
-    def _whole(self, x: Tensor, given: Given, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        flat = x.reshape(len(x), self.space.size).double()
-        mask = torch.ones_like(flat, dtype=torch.bool) if observed is None else observed.reshape(flat.shape)
-        for name, space in self.given.items():
-            has = name in given
-            c = given[name].reshape(len(x), -1).double() if has else flat.new_zeros(len(x), space.size)
-            flat, mask = torch.cat([flat, c], 1), torch.cat([mask, torch.full_like(c, has, dtype=torch.bool)], 1)
-        return flat, None if bool(mask.all()) else mask
-
-    def _given_only(self, count: int, given: Given) -> Tensor:
-        sizes = [(self.space.size, False), *((s.size, k in given) for k, s in self.given.items())]
-        return torch.cat([torch.full((count, n), has, device=self.device) for n, has in sizes], 1)
-
     def _log_given(self, rows: Tensor, index: Tensor) -> Tensor:
         """log sum of the kernels of the givens over the other rows."""
-        log_k = self._log_kernels(rows, self._given_only(len(rows), dict.fromkeys(self.given, rows)))
+        log_k = self._log_kernels(rows, self.joined.given_only(len(rows), dict.fromkeys(self.given, rows), self.device))
         log_k[torch.arange(len(log_k)), index] = -torch.inf
         return torch.logsumexp(log_k, 1)
 
@@ -245,27 +227,29 @@ class KDE(Model):
         if not given:
             pick = rng.integers(len(self.centres), (count,))
         else:
-            whole, mask = self._whole(nothing, given, torch.zeros_like(nothing, dtype=torch.bool))
+            whole, mask = self.joined.whole(nothing, given, torch.zeros_like(nothing, dtype=torch.bool))
             pick = self._pick(whole, mask, 1, rng).squeeze(0)
-        return self._event(self._draw(pick, rng))
+        return self.joined.event(self._draw(pick, rng))
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        whole, mask = self._whole(x, given, observed)
+        whole, mask = self.joined.whole(x, given, observed)
         log_p = self._log_sum(whole, mask)
-        return Value(log_p - self._log_sum(whole, self._given_only(len(x), given)) if given else log_p)
+        return Value(
+            log_p - self._log_sum(whole, self.joined.given_only(len(x), given, self.device)) if given else log_p
+        )
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
-        whole, mask = self._whole(x, given, observed)
+        whole, mask = self.joined.whole(x, given, observed)
 
         def sample(n: int, rng: Rng) -> Tensor:
             pick = self._pick(whole, mask, n, rng)
-            draw = self._event(self._draw(pick.flatten(), rng)).reshape(n, *x.shape)
+            draw = self.joined.event(self._draw(pick.flatten(), rng)).reshape(n, *x.shape)
             return torch.where(observed, x, draw.to(x.dtype))
 
         def log_prob(full: Tensor) -> Value:
-            joint, _ = self._whole(full, given, None)
+            joint, _ = self.joined.whole(full, given, None)
             every = torch.ones_like(joint, dtype=torch.bool)
-            every[:, self.space.size :] = self._given_only(len(joint), given)[:, self.space.size :]
+            every[:, self.space.size :] = self.joined.given_only(len(joint), given, self.device)[:, self.space.size :]
             known = whole.new_ones(whole.shape, dtype=torch.bool) if mask is None else mask
             return Value(self._log_sum(joint, every) - self._log_sum(whole, known))
 
@@ -302,14 +286,16 @@ class KDE(Model):
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         a, s = (v.double().reshape(-1, 1).expand(len(u_t), 1) for v in (alpha_t, sigma_t))
-        return self._to_chart(self._posterior(self._from_chart(u_t), a, s, given), u_t)
+        return self.joined.to_chart(
+            self._posterior(self.joined.from_chart(u_t, self.chart), a, s, given), u_t, self.chart
+        )
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
-        flat, one = self._from_chart(u), torch.ones(len(u), 1, dtype=torch.float64, device=u.device)
+        flat, one = self.joined.from_chart(u, self.chart), torch.ones(len(u), 1, dtype=torch.float64, device=u.device)
         r = self._weights(flat, one, 0 * one, given)
         d = self.space.size
         pull = (r @ self._u(self.centres, self.smooth)[:, :d] - flat) / self.h[:d].square()
-        return self._to_chart(pull, u)
+        return self.joined.to_chart(pull, u, self.chart)
 
     def _posterior(self, flat: Tensor, a: Tensor, s: Tensor, given: Given) -> Tensor:
         mean = self._weights(flat, a, s, given) @ self._u(self.centres, self.smooth)[:, : self.space.size]
@@ -325,21 +311,9 @@ class KDE(Model):
             out -= 0.5 * (flat[:, j : j + 1] - a * centres[:, j]).square() / variance
         if given:
             nothing = torch.zeros(len(flat), *self.space.shape, device=flat.device)
-            whole, _ = self._whole(nothing, given, None)
-            out += self._log_kernels(whole, self._given_only(len(flat), given))
+            whole, _ = self.joined.whole(nothing, given, None)
+            out += self._log_kernels(whole, self.joined.given_only(len(flat), given, self.device))
         return out.softmax(1)
-
-    def _event(self, whole: Tensor) -> Tensor:
-        return whole[:, : self.space.size].reshape(-1, *self.space.shape).to(self.space.torch_dtype)
-
-    def _from_chart(self, u: Tensor) -> Tensor:
-        turned = not self.space.standard and self.chart.channels_first
-        return (u.permute(0, 2, 3, 1) if turned else u).flatten(1).double()
-
-    def _to_chart(self, flat: Tensor, like: Tensor) -> Tensor:
-        if not self.space.standard and self.chart.channels_first:
-            flat = flat.reshape(-1, *self.space.shape).permute(0, 3, 1, 2)
-        return flat.reshape(like.shape).to(like.dtype)
 
 
 def _log_normals(q: Tensor, c: Tensor, h: Tensor, seen: Tensor | None) -> Tensor:

@@ -29,8 +29,8 @@ from pofx.engines.bins import Columns
 from pofx.engines.components import Binned, Block, Normal, Table
 from pofx.engines.em import Mixed, best_start, em
 from pofx.engines.factors import Factor, Owned
-from pofx.kinds.base import Space, Variable
-from pofx.kinds.relax import Chart
+from pofx.kinds.base import Variable
+from pofx.kinds.joined import Joined, numbers_of
 from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
 from pofx.randomness import Rng
 
@@ -104,9 +104,8 @@ class Mixture(Model):
         self.restarts, self.iterations, self.tolerance = restarts, iterations, tolerance
 
     def _build(self) -> None:
-        variables = [self.space.variable(i) for i in range(self.space.size)]
-        for space in self.given.values():
-            variables += [space.variable(i) for i in range(space.size)]
+        self.joined = Joined(self.space, self.given)
+        variables = self.joined.variables
         self.densities = all(v.density for v in variables[: self.space.size])
         auto = self.densities and self.space.size <= 100
         self.full = self.covariance in ("full", "tied", "factor") or (self.covariance == "auto" and auto)
@@ -132,8 +131,8 @@ class Mixture(Model):
         forms: dict[str, list[int]] = {form: [] for form in FORMS}
         for i, v in enumerate(variables):
             forms["owned" if i == self.owned else self._form(v, i < self.space.size)].append(i)
-        numbers = Chart(Space((len(variables),), tuple(variables)))
-        columns = Columns(numbers.step, numbers.mean, numbers.scale, numbers.low, numbers.high, numbers.bounded)
+        numbers = numbers_of(variables)
+        columns = Columns.of(numbers)
         place = {entry: k for k, entry in enumerate(numbers.smooth)}
         taken = {
             f: None if f in ("table", "owned") else columns.take([place[i] for i in e]) for f, e in forms.items() if e
@@ -148,7 +147,7 @@ class Mixture(Model):
 
     def _block(self, part: Part) -> Block:
         if part.form == "table":
-            ordered = [self._variable(i).support == "ordinal" for i in part.entries]
+            ordered = [self.joined.variables[i].support == "ordinal" for i in part.entries]
             blur = [self.blur * n if o and n > 4 else 0.0 for n, o in zip(self.levels, ordered, strict=True)]
             return Table(self.levels, self.smoothing, blur)
         if part.form == "owned":
@@ -178,7 +177,7 @@ class Mixture(Model):
     # fitting
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train, valid = self._held_out(data, rng)
-        x, mask = self._whole(train.x, train.given, train.observed)
+        x, mask = self.joined.whole(train.x, train.given, train.observed)
         rows, features = self._rows(x, mask, rng, train=True), self._features(x, mask)
         ladder = list(LADDER) if self.components == "auto" else [int(self.components)]
         ladder = [k * self.classes for k in ladder if k * self.classes <= len(x) or k == ladder[0]]
@@ -213,16 +212,6 @@ class Mixture(Model):
         return -float(self._log_prob(part.x, part.given, part.observed, 1, rng).value.mean())
 
     # rows: (x, c) as one float64 matrix with a mask, and as what the blocks want
-    def _whole(self, x: Tensor, given: Given, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        flat = x.reshape(len(x), self.space.size).double()
-        mask = torch.ones_like(flat, dtype=torch.bool) if observed is None else observed.reshape(flat.shape)
-        for name, space in self.given.items():
-            has = name in given
-            c = given[name].reshape(len(x), -1).double() if has else flat.new_zeros(len(x), space.size)
-            flat = torch.cat([flat, c], 1)
-            mask = torch.cat([mask, torch.full_like(c, has, dtype=torch.bool)], 1)
-        return flat, None if bool(mask.all()) else mask
-
     def _rows(self, x: Tensor, mask: Tensor | None, rng: Rng, train: bool = False) -> list[Any]:
         rows = []
         for part, block in zip(self.parts, self.blocks, strict=True):
@@ -252,44 +241,37 @@ class Mixture(Model):
             return features
         parts = [features]
         for entry, levels in zip(table.entries, self.levels, strict=True):
-            if levels > 2 and self._variable(entry).support == "category":
+            if levels > 2 and self.joined.variables[entry].support == "category":
                 features[:, entry] = 0
                 code = x[:, entry].long().clamp(0, levels - 1)
                 parts.append(torch.nn.functional.one_hot(code, levels).double() * seen[:, entry : entry + 1])
         return torch.cat(parts, 1)
 
-    def _variable(self, entry: int) -> Variable:
-        for space in (self.space, *self.given.values()):
-            if entry < space.size:
-                return space.variable(entry)
-            entry -= space.size
-        raise AssertionError("an entry outside x and its givens")
-
     # hooks
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         nothing = torch.zeros(count, *self.space.shape, device=self.device)
-        x, mask = self._whole(nothing, given, torch.zeros_like(nothing, dtype=torch.bool))
+        x, mask = self.joined.whole(nothing, given, torch.zeros_like(nothing, dtype=torch.bool))
         pick = rng.categorical(self._log_given(given, count, rng))
-        return self._event(self._draw(pick, x, mask, rng))
+        return self.joined.event(self._draw(pick, x, mask, rng))
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        whole, mask = self._whole(x, given, observed)
+        whole, mask = self.joined.whole(x, given, observed)
         count = draws if self.relaxed else 1
         terms = torch.stack([self._log_part(whole, mask, rng) for _ in range(count)])
         log_p = torch.logsumexp(terms, 0) - math.log(count)
         if given:
-            log_p = log_p - self._log_part(whole, self._given_only(whole, given), rng)
+            log_p = log_p - self._log_part(whole, self.joined.given_only(len(whole), given, whole.device), rng)
         return Value(log_p, Quality.LOWER if self.relaxed else Quality.EXACT)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
-        whole, mask = self._whole(x, given, observed)
+        whole, mask = self.joined.whole(x, given, observed)
         rows = len(x)
 
         def sample(n: int, rng: Rng) -> Tensor:
             logits = self._log_joint(self._rows(whole, mask, rng))
             pick = rng.categorical(logits.expand(n, -1, -1).reshape(n * rows, -1))
             gaps = None if mask is None else mask.repeat(n, 1)
-            draw = self._event(self._draw(pick, whole.repeat(n, 1), gaps, rng)).reshape(n, *x.shape)
+            draw = self.joined.event(self._draw(pick, whole.repeat(n, 1), gaps, rng)).reshape(n, *x.shape)
             return torch.where(observed, x, draw.to(x.dtype))
 
         def log_prob(full: Tensor) -> Value:
@@ -301,17 +283,17 @@ class Mixture(Model):
         return Conditional(sample, log_prob, Quality.ESTIMATE if self.relaxed else Quality.EXACT)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
-        flat = self._from_chart(u_t)
+        flat = self.joined.from_chart(u_t, self.chart)
         a, s = (v.double().reshape(-1, 1).expand(len(flat), 1) for v in (alpha_t, sigma_t))
         log_p, mean = self.normal.denoise(flat, a, s)
         r = (log_p + self._log_given(given, len(flat), Rng(0))).softmax(1)
-        return self._to_chart((r.unsqueeze(2) * mean).sum(1), u_t)
+        return self.joined.to_chart((r.unsqueeze(2) * mean).sum(1), u_t, self.chart)
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
-        flat = self._from_chart(u)
+        flat = self.joined.from_chart(u, self.chart)
         log_p = self.normal.log_prob(self.normal.prepare(flat, None))
         r = (log_p + self._log_given(given, len(flat), Rng(0))).softmax(1)
-        return self._to_chart((r.unsqueeze(2) * self.normal.pull(flat)).sum(1), u)
+        return self.joined.to_chart((r.unsqueeze(2) * self.normal.pull(flat)).sum(1), u, self.chart)
 
     # what the hooks share
     @property
@@ -327,14 +309,9 @@ class Mixture(Model):
         if not given:
             return self.log_pi.expand(count, -1)
         nothing = torch.zeros(count, *self.space.shape, device=self.device)
-        whole, _ = self._whole(nothing, given, None)
-        rows = self._rows(whole, self._given_only(whole, given), rng)
+        whole, _ = self.joined.whole(nothing, given, None)
+        rows = self._rows(whole, self.joined.given_only(len(whole), given, whole.device), rng)
         return self._log_joint(rows).log_softmax(1)
-
-    def _given_only(self, whole: Tensor, given: Given) -> Tensor:
-        x = whole.new_zeros(len(whole), self.space.size, dtype=torch.bool)
-        has = [whole.new_full((len(whole), s.size), k in given, dtype=torch.bool) for k, s in self.given.items()]
-        return torch.cat([x, *has], 1)
 
     def _log_part(self, x: Tensor, mask: Tensor | None, rng: Rng) -> Tensor:
         """log p of the observed columns in the data's units, `(B,)`."""
@@ -369,15 +346,3 @@ class Mixture(Model):
             draw = draw if part.columns is None else part.columns.to(x.device).restore(draw)
             out[:, part.entries] = draw if seen is None else torch.where(seen, x[:, part.entries], draw)
         return out
-
-    def _event(self, whole: Tensor) -> Tensor:
-        return whole[:, : self.space.size].reshape(-1, *self.space.shape).to(self.space.torch_dtype)
-
-    def _from_chart(self, u: Tensor) -> Tensor:
-        turned = not self.space.standard and self.chart.channels_first
-        return (u.permute(0, 2, 3, 1) if turned else u).flatten(1).double()
-
-    def _to_chart(self, flat: Tensor, like: Tensor) -> Tensor:
-        if not self.space.standard and self.chart.channels_first:
-            flat = flat.reshape(-1, *self.space.shape).permute(0, 3, 1, 2)
-        return flat.reshape(like.shape).to(like.dtype)

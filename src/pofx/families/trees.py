@@ -31,7 +31,8 @@ from pofx.engines.boosting import MISSING, Recipe
 from pofx.engines.cells import Cells
 from pofx.engines.forks import Column, Plan
 from pofx.engines.particles import resampled
-from pofx.kinds.base import Space, Variable
+from pofx.kinds.base import Space
+from pofx.kinds.joined import Joined
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Conditional, Cursor, Given, Model, Predictive, Quality, Report, Value
 from pofx.randomness import Rng
@@ -96,10 +97,8 @@ class Trees(Model):
         if sorted(walk) != list(range(d)):
             raise ValueError(f"trees: got order={self.order} for {d} entries; expected a permutation, or None.")
         self.walk = walk
-        self.variables = [self.space.variable(i) for i in range(d)]
-        for space in self.given.values():
-            self.variables += [space.variable(i) for i in range(space.size)]
-        self.places = nn.ModuleList(_cells(v) for v in self.variables)
+        self.variables = Joined(self.space, self.given).variables
+        self.places = nn.ModuleList(Cells.of(v) for v in self.variables)
         self.columns = nn.ModuleList([Column(self.places[i].count, self.leaves) for i in range(d)])  # type: ignore[arg-type]
         self.likelihoods = [Histogram(self.space.sub([i]), self.places[i]) for i in range(d)]  # type: ignore[arg-type]
 
@@ -338,12 +337,3 @@ def _held_out(data: Data, rng: Rng) -> tuple[Batch, Batch]:
         return train, data.part("valid")
     order, count = rng.permutation(len(train)), max(1, len(train) // 10)
     return train.take(order[count:]), train.take(order[:count])
-
-
-def _cells(v: Variable) -> Cells:
-    """The cells of a variable; the ends are where its first and last bin begin and end."""
-    if v.discrete:
-        return Cells(v.levels, 0.0, -0.5, v.levels - 0.5)
-    low = -math.inf if v.low is None else v.low - v.resolution / 2
-    high = math.inf if v.high is None or v.support != "bounded" else v.high + v.resolution / 2
-    return Cells(0, v.resolution, low, high)
