@@ -231,3 +231,20 @@ def test_rows_are_separate_problems():
     want = (scale * math.sqrt(2 * math.pi)).log()
     assert got.log_weights.shape == (500, 3)
     assert ((got.value - want).abs() <= 5 * got.stderr + 1e-9).all()
+
+
+def test_leapfrog_keeps_the_energy_to_second_order():
+    """The error of H of one orbit of a fixed length is of order e^2, with slopes from a graph or written out."""
+    x = MEAN + Rng(0).normal((4000, 3), torch.float64) @ torch.linalg.cholesky(COV).T
+    sloped = mcmc.Sloped(
+        lambda u: mcmc.value_and_slope(log_normal, u), log_normal, lambda u: mcmc.slope_of(log_normal, u)
+    )
+    refused = []
+    for step, leapfrog in ((0.2, 5), (0.1, 10), (0.05, 20)):
+        both = [
+            mcmc.transition(f, x, torch.full((4000,), step).double(), leapfrog, Rng(1)) for f in (log_normal, sloped)
+        ]
+        assert torch.equal(both[0][0], both[1][0])
+        refused.append(float(1 - both[0][1].mean()))
+    assert refused[0] < 0.1
+    assert 3 < refused[0] / refused[1] < 5.5 and 3 < refused[1] / refused[2] < 5.5
