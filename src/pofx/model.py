@@ -33,10 +33,10 @@ __all__ = [
 HOOKS = {  # hook -> who fills it, for a refusal that says where to look
     "sample": "all but autoencoder",
     "log_prob": "all but gan",
-    "condition": "gaussian, mixture, kde, autoregressive on tables",
+    "condition": "gaussian, mixture, kde, autoregressive on tables; gan by inversion",
     "denoise": "diffusion, gaussian; mixture and kde on real vectors",
-    "encode": "vae, hvae, vqvae, latent, autoencoder, flow, gaussian",
-    "decode": "vae, hvae, vqvae, latent, autoencoder",
+    "encode": "vae, hvae, vqvae, latent, autoencoder, flow, gan, gaussian",
+    "decode": "vae, hvae, vqvae, latent, autoencoder, gan",
     "score": "diffusion, energy, flow, gaussian; mixture and kde on real vectors",
     "steps": "autoregressive",
 }
