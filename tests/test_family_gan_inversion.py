@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pofx
-from pofx.data import Batch
+from pofx.data import Batch, open_data
 from pofx.engines.inversion import invert, starts
 from pofx.families.gan import GAN
 from pofx.kinds.base import Space, Variable, category, real
@@ -147,7 +147,7 @@ def test_an_encoder_is_fitted_beside():
 
 
 def test_relaxed_pictures_decode_without_a_likelihood():
-    data = pofx.data.open_data("digits", test=300)
+    data = open_data("digits", test=300)
     model = Relaxed(GAN(width=16, latent=4)).build(data.space).eval()
     x = data.x[:3]
     assert {"encode", "decode", "condition"} <= model.offers()
@@ -161,7 +161,7 @@ def test_relaxed_pictures_decode_without_a_likelihood():
 
 @pytest.mark.slow
 def test_in_painting_beats_the_mean_on_digits():
-    data = pofx.data.open_data("digits", test=300)
+    data = open_data("digits", test=300)
     model = pofx.fit(data, "gan", budget="1500 steps", seed=0, threads=1, progress=False)
     x = data.part("test").x[:60]
     observed = torch.ones_like(x, dtype=torch.bool)
