@@ -97,6 +97,20 @@ def test_critic_loss_in_closed_form(linear):
     torch.testing.assert_close(loss.detach(), want)
 
 
+def test_both_sides_are_judged_in_units_of_each_coordinate():
+    """v = (u - m) / d for real rows, as the generator gives it."""
+    model = linear_model(penalty="none")
+    model.moments.mean.copy_(torch.tensor([1.0, -2.0]))
+    model.moments.square.copy_(torch.tensor([5.0, 4.25]))  # deviations 2 and 1/2
+    batch = Batch(Rng(1).normal((64, 2)))
+    loss = model._critic_loss(batch, Rng(5))
+    v = (batch.x - torch.tensor([1.0, -2.0])) / torch.tensor([2.0, 0.5])
+    gap = (v - model._shared[0]).detach() @ W
+    torch.testing.assert_close(loss.detach(), torch.log1p(torch.exp(-gap)).mean())
+    gap = (v - model._shared[0]).detach() @ W
+    torch.testing.assert_close(model._generator_loss(batch, Rng(6)).detach(), torch.log1p(torch.exp(gap)).mean())
+
+
 def test_gamma_settles():
     """gamma / (1 + k / settle), counted while training alone."""
     model = linear_model(settle=2.0)
