@@ -56,6 +56,11 @@ class Copula(Model):
         summary="any marginals, joined by one normal law",
         reference="Sklar 1959; Hoff 2007 (arXiv:math/0610413)",
     )
+    diagram = (
+        ("z ~ N(0, R)", "u_j = Phi(z_j)"),
+        ("u_j = Phi(z_j)", "x_j", "the quantile of column j: samples"),
+        ("x_j", "z ~ N(0, R)", "the box of x_j: log p"),
+    )
 
     def __init__(
         self, *, cells: int | None = None, sweeps: int = 40, shrinkage: float = 1e-3, particles: int = 16

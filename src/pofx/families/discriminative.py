@@ -56,6 +56,7 @@ class Discriminative(Model):
         summary="the answer given the question: logistic and linear regression, or a network, as a distribution",
         reference="Cox 1958; Ng and Jordan 2001",
     )
+    diagram = (("x", "line or network"), ("line or network", "p(y | x)"), ("p(y | x)", "y", "draw"))
 
     def __init__(
         self,

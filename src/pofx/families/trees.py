@@ -64,10 +64,16 @@ class Trees(Model):
         training="boosting, held-out stopping",
         latents="none",
         architecture="boosted trees",
-        branch=("explicit", "tractable"),
+        branch=("explicit", "tractable", "autoregressive"),
         incomplete="observed loss: a missing cell is seen as missing by later columns",
         summary="one boosted-tree conditional after the other: mixed tables, exact in density and sampling",
         reference="Friedman 2001; McCarter 2024 (arXiv:2407.05593)",
+    )
+    diagram = (
+        ("columns before x_t", "boosted trees at each fork"),
+        ("boosted trees at each fork", "P(cell of x_t)"),
+        ("P(cell of x_t)", "x_t", "a place in the cell"),
+        ("x_t", "columns before x_t", "one column after the other: samples"),
     )
 
     def __init__(
