@@ -118,8 +118,8 @@ def _boundaries(axes: plt.Axes) -> None:
         axes.contour(a, b, p, levels=[0.5], colors=STYLE[method][0], linewidths=2)
         axes.plot([], [], color=STYLE[method][0], lw=2, label=f"boundary, {method}")
     axes.set(xlabel=f"{names[0]} (log, standardised)", ylabel=names[1], title="densities and boundaries")
-    axes.set(xlim=(-3, 3.2), ylim=(-3.6, 3.6))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.set(xlim=(-3, 3.2), ylim=(-3.6, 5.2))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
 
 
 def main() -> None:
