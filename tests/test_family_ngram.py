@@ -148,6 +148,17 @@ def test_witten_bell_is_the_textbooks() -> None:
         assert found == pytest.approx(sum(math.log(p(tuple(padded[t : t + 2]))) for t in range(5)), abs=1e-9)
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_what_comes_after_a_gap_is_counted_without_it(smoothing: str) -> None:
+    """The first entry is always missing: the second is a unigram all the same."""
+    space, n = Space((2,), (Variable("a", "category", 3), Variable("b", "category", 3))), 2000
+    x = torch.stack([torch.zeros(n, dtype=torch.long), Rng(0).integers(2, (n,))], 1).double()
+    observed = torch.tensor([[False, True]]).expand(n, -1)
+    model = counted(x, space, observed, smoothing=smoothing)
+    p = model.log_prob(every(space)).value.exp().reshape(3, 3)
+    assert torch.allclose(p[0] / p[0].sum(), torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64), atol=0.05)
+
+
 def test_the_discounts_of_chen_and_goodman() -> None:
     counts = torch.tensor([1] * 50 + [2] * 20 + [3] * 12 + [4] * 8 + [9] * 5)
     y = 50 / 90

@@ -48,16 +48,19 @@ class DiagonalLayer(nn.Module):
             return None
         return torch.stack(self.condition(c).chunk(2, -1))
 
-    def forward(self, x: Tensor, pixels: Tensor, c: Tensor | None, net: DiagonalNet) -> Tensor:
-        """The next x, from x (H W, B, 2 width) and the pixels' features (H W, B, C F), mirrored."""
-        both = torch.stack([F.pad(x, (0, pixels.shape[-1])), torch.cat([x[net.mirror], pixels], -1)])
-        inlet = torch.stack([F.pad(self.left.masked.T, (0, 0, 0, pixels.shape[-1])), self.right.weight.T])
+    def forward(self, x: Tensor, c: Tensor | None, net: DiagonalNet) -> Tensor:
+        """The next x, from x (H W, B, 2 width + C F), the last of which are the pixels themselves and stay."""
+        extra = x.shape[-1] - self.left.in_features
+        both = torch.stack([x, x[net.mirror]])
+        inlet = torch.stack([F.pad(self.left.masked.T, (0, 0, 0, extra)), self.right.weight.T])
         bias, shift = torch.stack([self.left.bias, self.right.bias])[:, None], self.shift(c)
         pre = torch.baddbmm(bias, both.flatten(1, 2), inlet).unflatten(1, x.shape[:2])
         h = self.state(pre if shift is None else pre + shift[:, None], net.lines, net.shape[0])
         h = dropped(h, self.drop)
         later = F.pad(h[1], (0, 0, 0, 0, 0, 1))[net.later]
-        return x + self.out_left(h[0]) + self.out_right(later)
+        W, b = torch.cat([self.out_left.masked, self.out_right.weight], 1), self.out_left.bias + self.out_right.bias
+        moved = F.linear(torch.cat([h[0], later], -1), F.pad(W, (0, 0, 0, extra)), F.pad(b, (0, extra)))
+        return x + moved
 
 
 class DiagonalNet(Stem):
@@ -87,11 +90,10 @@ class DiagonalNet(Stem):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C F, H, W) -> (B, C out, H, W)."""
-        h, pixels = (t.flatten(0, 1)[self.order] for t in (self.begin(x, c), x.permute(2, 3, 0, 1)))
-        pixels = pixels[self.mirror]
+        h = torch.cat([self.begin(x, c), x.permute(2, 3, 0, 1)], -1).flatten(0, 1)[self.order]
         for layer in self.layers:
-            h = layer(h, pixels, c, self)
-        return self.end(h)[self.rank].unflatten(0, x.shape[2:]).permute(2, 3, 0, 1)
+            h = layer(h, c, self)
+        return self.end(h[..., : len(self.outside)])[self.rank].unflatten(0, x.shape[2:]).permute(2, 3, 0, 1)
 
     def scan(self, rows: int, c: Tensor | None = None) -> DiagonalScan:
         """A walk through the pixels of this many pictures."""

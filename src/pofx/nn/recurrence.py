@@ -68,6 +68,7 @@ class _Recurrence(torch.autograd.Function):
         cell = pre.new_zeros(groups, places * rows, width)
         past = a.new_empty(*a.shape[:2], len(shifts) * width)
         before, curved, h = (a.new_empty(*a.shape[:2], width) for _ in range(3))
+        last = 0
         for now, low, high in _spans(lines, rows):
             reads = [state[:, low + (margin + s) * rows : high + (margin + s) * rows] for s in shifts]
             torch.cat(reads, -1, out=past[:, now])
@@ -78,7 +79,7 @@ class _Recurrence(torch.autograd.Function):
             before[:, now] = cell[:, low:high]
             cell[:, low:high] = c = torch.addcmul(i * g, f, before[:, now])
             curved[:, now] = c = _tanh_(c)
-            state.zero_()  # places that the line does not have are outside
+            state[:, last + margin * rows : low + margin * rows], last = 0.0, low  # these are outside by now
             state[:, low + margin * rows : high + margin * rows] = h[:, now] = o * c
         ctx.save_for_backward(weight, a, past, before, curved)
         ctx.rest = (lines, shifts, places, rows, margin)
@@ -95,10 +96,11 @@ class _Recurrence(torch.autograd.Function):
         d_h, back, ctx.rest = grad.flatten(1, 2), weight.transpose(1, 2), None
         d_state = grad.new_zeros(groups, (places + 2 * margin) * rows, width)
         d_cell = grad.new_zeros(groups, places * rows, width)
+        told = grad.new_empty(groups, places * rows, 3 * width)
         for now, low, high in reversed(_spans(lines, rows)):
             start, stop = low + margin * rows, high + margin * rows
             line_h, line_c = d_h[:, now] + d_state[:, start:stop], d_cell[:, low:high]
-            _unstep(a[:, now], before[:, now], curved[:, now], line_h, line_c)
+            _unstep(a[:, now], before[:, now], curved[:, now], line_h, line_c, told[:, : stop - start])
             d_past = torch.bmm(a[:, now], back)
             d_state.zero_()
             for s, part in zip(shifts, d_past.split(width, -1), strict=True):
@@ -121,15 +123,16 @@ def _tanh_(x: Tensor) -> Tensor:
     return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
-def _unstep(a: Tensor, before: Tensor, curved: Tensor, d_h: Tensor, d_c: Tensor) -> None:
+def _unstep(a: Tensor, before: Tensor, curved: Tensor, d_h: Tensor, d_c: Tensor, told: Tensor) -> None:
     """The gates become the gradients of themselves before their curves, and the gradient of c that of the last c."""
-    (o, f, i, g), width = a.chunk(4, -1), before.shape[-1]
-    sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
-    d_c += tanh_backward(d_h * o, curved)
-    told = torch.cat([d_h * curved, d_c * before, d_c * g], -1)
-    last, new = tanh_backward(d_c * i, g), d_c * f
-    a[..., : 3 * width] = sigmoid_backward(told, a[..., : 3 * width])
-    a[..., 3 * width :], d_c[:] = last, new
+    (o, f, i, g), width, aten = a.chunk(4, -1), before.shape[-1], torch.ops.aten
+    d_c += aten.tanh_backward(d_h * o, curved)
+    for k, (left, right) in enumerate(((d_h, curved), (d_c, before), (d_c, g))):
+        torch.mul(left, right, out=told[..., k * width : (k + 1) * width])
+    new, sigmoids = d_c * i, a[..., : 3 * width]
+    d_c *= f
+    aten.sigmoid_backward.grad_input(told, sigmoids, grad_input=sigmoids)
+    aten.tanh_backward.grad_input(new, g, grad_input=g)
 
 
 class Recurrence(nn.Module):
