@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import pofx
 from pofx.data import Batch
 from pofx.engines.adversarial import critic_loss, generator_loss, penalty, slopes
 from pofx.families.gan import GAN
@@ -339,3 +340,18 @@ def test_four_modes_are_all_found():
     share = torch.bincount(nearest, minlength=4) / 1000
     assert float(share.min()) > 0.12
     assert float((distance < 0.6).float().mean()) > 0.75
+
+
+@pytest.mark.parametrize("settings", [
+    {"loss": "hinge", "pack": 2}, {"loss": "wasserstein", "encoder": True}, {"augment": "jitter", "penalty": "r1"},
+])  # fmt: skip
+def test_variants_are_fitted_saved_and_loaded(settings, tmp_path):
+    """Through the loop, which copies the model to measure a step, and back from a folder."""
+    x = Rng(0).normal((200, 3), torch.float64).numpy()
+    fit = {"budget": "0.5 cpu s", "threads": 1, "progress": False, "folder": tmp_path / "run"}
+    model = pofx.fit(x, "gan", hyper_parameters={**SMALL, **settings}, **fit)
+    again = pofx.load(tmp_path / "run")
+    assert torch.equal(again.sample(5, rng=1), model.sample(5, rng=1))
+    z = model.encode(torch.as_tensor(x[:2])).mean
+    assert torch.equal(again.encode(torch.as_tensor(x[:2])).mean, z) and z.shape == (2, 8)
+    assert {"coverage", "recall", "duplicates"} <= set(model.history[-1])

@@ -215,8 +215,8 @@ class GAN(Model):
         real, fake = self._seen(self.moments(batch.x.float()), batch.observed, rng), fake.detach()
         fake, c = self._seen(fake, batch.observed, rng), self._packed_given(batch, keep)
         on_real, on_fake = self._judge(torch.cat([real, fake]), _twice(c)).chunk(2)
-        weight = self.penalty_weight / (1 + float(self.turns) / self.settling) if self.settling else self.penalty_weight
-        self.turns += self.training
+        weight = self.penalty_weight / (1 + self.turns / self.settling) if self.settling else self.penalty_weight
+        self.turns += self.training  # in place, after the weight was made of it
         return critic_loss(self.loss, on_real, on_fake) + weight * self._penalty(real, fake, c, rng)
 
     def _penalty(self, real: Tensor, fake: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
