@@ -146,6 +146,10 @@ class NGrams:
         numbers = self._numbers(events.root, events.context)
         shares, buckets = [], []
         for level, number in zip(self.levels, numbers, strict=True):
+            if not len(level.contexts):  # nothing is this long
+                shares.append(torch.zeros(len(number), dtype=torch.float64))
+                buckets.append(torch.full_like(number, -1))
+                continue
             at = number.clamp_min(0)
             total = (1 - level.rest[at]) / level.share[at]
             shares.append(torch.where(number >= 0, self._kept(level, number, events.target) / total, 0.0))
