@@ -52,7 +52,7 @@ def mnist() -> tuple[Data, Tensor, Tensor]:
     return replace(data, name="binary MNIST"), train.float() / 255, y.reshape(-1, *data.space.shape)
 
 
-def by_pofx(make: Callable[[], Model], rows: int = BATCH) -> Callable[[int, float], dict[str, Any]]:
+def by_pofx(make: Callable[[], Model], rows: int | None = BATCH) -> Callable[[int, float], dict[str, Any]]:
     """A cell of pofx: one `fit` with fresh draws of the grey levels."""
 
     def run(seed: int, seconds: float) -> dict[str, Any]:
@@ -141,8 +141,8 @@ SAME: dict[str, Any] = {"latents": 16, "width": 512, "depth": 0, "dropout": 0.0}
 CELLS: dict[str, Callable[[int, float], dict[str, Any]]] = {
     "pythae": by_pythae,
     "same": by_pofx(lambda: VAE(**SAME)),
-    "default": by_pofx(lambda: VAE()),
-    "flow prior": by_pofx(lambda: InLatent(VAE(**{**SAME, "latents": 24}), Flow(layers=4, width=96), share=0.75), 64),
+    "default": by_pofx(lambda: VAE(), None),
+    "flow prior": by_pofx(lambda: InLatent(VAE(), Flow(layers=4, width=96), share=0.75), None),
 }
 VARIANTS: dict[str, Callable[[int, float], dict[str, Any]]] = {
     "digits vae": by_variant(lambda: VAE()),

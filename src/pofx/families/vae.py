@@ -34,6 +34,7 @@ from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.posteriors import KINDS, LOG_2PI, Head, Posterior
 from pofx.randomness import Rng
 
+MANY = 400  # entries from which bodies are wide and flat
 SMALL = 1024  # entries up to which a picture's pixels fit into an MLP
 CHUNK = 1 << 22  # decoder outputs held at a time while a bound is computed
 ACTIVE = 1e-2  # variance of mu_j over the rows from which latent j counts as used (Burda 2015, section 5.2)
@@ -47,7 +48,7 @@ class VAE(Model):
         prior: p(z), "gaussian" or "bernoulli".
         posterior: q(z | x) of Gaussian latents: "diagonal", "full", "planar" or "iaf".
         layers: of a flow posterior.
-        width, depth: features and residual blocks of encoder and decoder; width None chooses by the space.
+        width, depth: features and residual blocks of encoder and decoder; None chooses by the space.
         body: "mlp", "conv" (pictures only), or None to choose by size.
         beta: weight of the KL term; 1 is the bound itself.
         samples: K of the training objective, 1 for the ELBO, more for IWAE.
@@ -56,7 +57,7 @@ class VAE(Model):
         longest: an ordinal with at most this many levels is a softmax; None: 8 where all entries share one variable,
             because the mixtures have fewer parameters and over-fit pixels less.
         dropout: in both bodies; None chooses by the space.
-        lr, weight_decay: of the optimiser.
+        lr, weight_decay: of the optimiser; lr None chooses by the space.
     """
 
     card = Card(
@@ -82,7 +83,7 @@ class VAE(Model):
         posterior: str = "diagonal",
         layers: int = 4,
         width: int | None = None,
-        depth: int = 2,
+        depth: int | None = None,
         body: str | None = None,
         beta: float = 1.0,
         samples: int = 1,
@@ -90,7 +91,7 @@ class VAE(Model):
         components: int | None = None,
         longest: int | None = None,
         dropout: float | None = None,
-        lr: float = 2e-3,
+        lr: float | None = None,
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__()
@@ -123,12 +124,17 @@ class VAE(Model):
 
     def _bodies(self, conv: bool, c_dim: int) -> None:
         space, out = self.space, self.L if self.head is None else self.head.numbers
-        width = self.width or (32 if conv else 64 if space.size <= 2 else 192 if space.size <= 400 else 512)
-        dropout = (0.3 if space.layout == "grid" else 0.0) if self.dropout is None else self.dropout
+        # many pixels at once: within minutes one wide layer learns more than a deep body
+        wide = space.size > MANY and not conv
+        width = self.width or (32 if conv else 64 if space.size <= 2 else 512 if wide else 192)
+        depth = (0 if wide else 2) if self.depth is None else self.depth
+        dropout = (0.3 if space.layout == "grid" and not wide else 0.0) if self.dropout is None else self.dropout
+        self.rate = self.lr or (4e-3 if wide and depth == 0 else 2e-3)
+        self.batch_size = 64 if wide else 128  # type: ignore[misc]
         sides = (space.shape[0], space.shape[1]) if conv else None
         halved = all(space.variable(i).levels == 2 for i in range(1 if space.shared else space.size))
-        self.encoder = Encoder(self.enter.space.shape, out, width, self.depth, conv, c_dim, dropout)
-        self.decoder = Decoder(self.L, self.likelihood.size, width, self.depth, sides, c_dim, dropout, halved)
+        self.encoder = Encoder(self.enter.space.shape, out, width, depth, conv, c_dim, dropout)
+        self.decoder = Decoder(self.L, self.likelihood.size, width, depth, sides, c_dim, dropout, halved)
 
     @property
     def latent_space(self) -> Space:
@@ -138,7 +144,7 @@ class VAE(Model):
         return Space((self.L,), (Variable("z"),), dtype="float32")
 
     def _players(self) -> list[Player]:
-        return [Player("vae", list(self.parameters()), self._loss, lr=self.lr, weight_decay=self.weight_decay)]
+        return [Player("vae", list(self.parameters()), self._loss, lr=self.rate, weight_decay=self.weight_decay)]
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
         keep = drop(self.given, len(batch), rng) if self.given else None
