@@ -174,10 +174,30 @@ def test_held_out_weights_trust_what_predicts() -> None:
         first = Rng(0).integers(5 if copies else 40, (n,))
         second = first if copies else Rng(1).integers(40, (n,))
         table = NGrams(40, 2, "jelinek-mercer")
-        events = Events(torch.zeros(n, dtype=torch.long), first[:, None], second)
-        table.fit(events, torch.arange(n) % 10 == 0)
+        rows = [Events(torch.zeros(len(a), dtype=torch.long), a[:, None], b)
+                for a, b in ((first[300:], second[300:]), (first[:300], second[:300]))]  # fmt: skip
+        table.fit(*rows)
         told.append(1 - table.levels[1].rest.mean())
     assert told[0] > 0.95 and told[1] < 0.5
+
+
+def test_packing_events_changes_nothing() -> None:
+    rng = Rng(0)
+    events = Events(rng.integers(3, (500,)), rng.integers(4, (500, 2)) - 1, rng.integers(3, (500,)))
+    packed = events.packed(3)
+    assert len(packed.target) < 300 and int(packed.counts.sum()) == 500
+    rows = torch.cat([events.root[:, None], events.context, events.target[:, None]], 1)
+    unique, counts = torch.unique(rows, dim=0, return_counts=True)
+    again = torch.cat([packed.root[:, None], packed.context, packed.target[:, None]], 1)
+    assert torch.equal(again, unique) and torch.equal(packed.counts, counts)
+    for smoothing in SMOOTHINGS:
+        plain, tight = NGrams(3, 3, smoothing), NGrams(3, 3, smoothing)
+        plain.fit(Events(events.root, events.context, events.target), events)
+        tight.fit(packed, packed)
+        options = torch.full((500,), 3)
+        assert torch.allclose(plain.log_prob(events, options), tight.log_prob(events, options), atol=1e-12)
+    wide = Events(events.root, torch.zeros(500, 80, dtype=torch.long), events.target)  # one number cannot hold it
+    assert torch.equal(wide.packed(3).counts, torch.ones(500, dtype=torch.long))
 
 
 def test_more_context_predicts_better_and_a_large_sample_is_learnt() -> None:

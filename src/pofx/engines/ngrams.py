@@ -54,10 +54,35 @@ class Events:
     root: Tensor
     context: Tensor
     target: Tensor
+    count: Tensor | None = None  # how often each was seen; None: once
 
-    def take(self, rows: Tensor) -> Events:
-        """Some of them."""
-        return Events(self.root[rows], self.context[rows], self.target[rows])
+    @property
+    def counts(self) -> Tensor:
+        """How often each was seen, (M,)."""
+        return torch.ones_like(self.target) if self.count is None else self.count
+
+    def packed(self, symbols: int) -> Events:
+        """The different ones, with their counts, where an event fits into one number; else the same events."""
+        radix, roots = symbols + 2, int(self.root.max()) + 1 if len(self.root) else 1
+        if roots * radix ** self.context.shape[1] * symbols >= 2**62:
+            return Events(self.root, self.context, self.target, self.counts)
+        key = self.root
+        for column in self.context.unbind(1):
+            key = key * radix + column + 1
+        key, which = torch.unique(key * symbols + self.target, return_inverse=True)
+        count = torch.zeros_like(key).index_add_(0, which, self.counts)
+        target, key, columns = key % symbols, key // symbols, []
+        for _ in range(self.context.shape[1]):
+            columns.append(key % radix - 1)
+            key = key // radix
+        context = torch.stack(columns[::-1], 1) if columns else self.context[: len(key)]
+        return Events(key, context, target, count)
+
+
+def joined(parts: list[Events], symbols: int) -> Events:
+    """All of them together."""
+    names = ("root", "context", "target", "counts")
+    return Events(*(torch.cat([getattr(e, name) for e in parts]) for name in names)).packed(symbols)
 
 
 class NGrams:
@@ -73,13 +98,15 @@ class NGrams:
         self.symbols, self.order, self.smoothing = symbols, order, smoothing
         self.levels: list[Level] = []
 
-    def fit(self, events: Events, held_out: Tensor) -> None:
-        """Count; the events that are `held_out` (bool, (M,)) weigh the levels first, where the smoothing wants that."""
+    def fit(self, events: Events, held_out: Events) -> None:
+        """Count all; those `held_out` weigh the levels first, where the smoothing wants that."""
         weights = None
-        if self.smoothing == "jelinek-mercer":
-            self._count(events.take(~held_out), torch.full((self.order, BUCKETS), 0.5, dtype=torch.float64))
-            weights = self._weights(events.take(held_out))
-        self._count(events, weights)
+        if self.smoothing == "jelinek-mercer" and len(events.target):
+            self._count(events, torch.full((self.order, BUCKETS), 0.5, dtype=torch.float64))
+            weights = self._weights(held_out)
+        elif self.smoothing == "jelinek-mercer":
+            weights = torch.full((self.order, BUCKETS), 0.5, dtype=torch.float64)
+        self._count(joined([events, held_out], self.symbols), weights)
 
     def log_prob(self, events: Events, options: Tensor) -> Tensor:
         """log P of the targets, (M,) nats; the shortest context knows `options` (M,) symbols."""
@@ -105,26 +132,29 @@ class NGrams:
             else:
                 numbers = torch.searchsorted(tables[0], numbers)
             reached.append(numbers)
-        pairs, counts = self._pairs(reached, events.target, tables)
+        pairs, counts = self._pairs(reached, events, tables)
         for k in range(self.order):
             own = None if weights is None else weights[k]
             self.levels.append(self._smoothed(tables[k], pairs[k], counts[k], own))
 
-    def _pairs(self, reached: list[Tensor], target: Tensor, tables: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _pairs(self, reached: list[Tensor], events: Events, tables: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """For each level the different pairs and their counts, which below the top count contexts for Kneser-Ney."""
+        target = events.target
         pairs: list[Tensor] = [target] * self.order
         counts: list[Tensor] = [target] * self.order
         for k in reversed(range(self.order)):
             seen = reached[k] >= 0
-            keys = reached[k] * self.symbols + target
+            keys, often = reached[k] * self.symbols + target, events.counts
             if self.smoothing == "kneser-ney" and k + 1 < self.order:
                 ends = seen & (reached[k + 1] < 0)  # nothing longer has counted these
                 longer, symbol = pairs[k + 1] // self.symbols, pairs[k + 1] % self.symbols
                 shorter = tables[k + 1][longer] // (self.symbols + 1)
                 keys = torch.cat([shorter * self.symbols + symbol, keys[ends]])
+                often = torch.cat([torch.ones_like(shorter), often[ends]])
             else:
-                keys = keys[seen]
-            pairs[k], counts[k] = torch.unique(keys, return_counts=True)
+                keys, often = keys[seen], often[seen]
+            pairs[k], which = torch.unique(keys, return_inverse=True)
+            counts[k] = torch.zeros_like(pairs[k]).index_add_(0, which, often)
         return pairs, counts
 
     def _smoothed(self, contexts: Tensor, pairs: Tensor, counts: Tensor, weights: Tensor | None) -> Level:
@@ -156,7 +186,7 @@ class NGrams:
             buckets.append(torch.where(number >= 0, _bucket(total), -1))
         weights = torch.full((self.order, BUCKETS), 0.5, dtype=torch.float64)
         for _ in range(ROUNDS):
-            weights = _improved(weights, shares, buckets, 1 / self.symbols)
+            weights = _improved(weights, shares, buckets, 1 / self.symbols, events.counts.double())
         return weights
 
     # asking
@@ -207,7 +237,7 @@ def _bucket(total: Tensor) -> Tensor:
     return total.clamp_min(1).log2().long().clamp_max(BUCKETS - 1)
 
 
-def _improved(weights: Tensor, shares: list[Tensor], buckets: list[Tensor], base: float) -> Tensor:
+def _improved(weights: Tensor, shares: list[Tensor], buckets: list[Tensor], base: float, often: Tensor) -> Tensor:
     """One round of EM: which level explains each held-out event."""
     left, parts = torch.ones_like(shares[0]), []
     own = [torch.where(b >= 0, w[b.clamp_min(0)], 0.0) for w, b in zip(weights, buckets, strict=True)]
@@ -215,9 +245,9 @@ def _improved(weights: Tensor, shares: list[Tensor], buckets: list[Tensor], base
         parts.append(left * w * share)
         left = left * (1 - w)
     p = sum(parts) + left * base
-    new, below = weights.clone(), left * base / p
+    new, below = weights.clone(), left * base / p * often
     for k, part in enumerate(reversed(parts)):
-        mine, seen = part / p, buckets[k] >= 0
+        mine, seen = part / p * often, buckets[k] >= 0
         below = below + mine  # what this level and those below it explain
         top, all_ = (
             torch.full((BUCKETS,), start, dtype=torch.float64).index_add_(0, buckets[k][seen], t[seen])

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pofx.data import Batch, Data
 from pofx.engines.histogram import Histogram
-from pofx.engines.ngrams import FIELDS, SMOOTHINGS, Events, Level, NGrams
+from pofx.engines.ngrams import FIELDS, SMOOTHINGS, Events, Level, NGrams, joined
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Cursor, Given, Model, Predictive, Quality, Report, Rng, Unsupported, Value
 
@@ -137,27 +137,30 @@ class NGram(Model):
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
         self._bin(train)
-        events, place, row = self._events(train)
-        held_out = torch.zeros(len(train), dtype=torch.bool)
-        held_out[rng.permutation(len(train))[: max(1, int(HELD_OUT * len(train)))]] = True
-        if self.label is not None:  # counted with the label, and all together without it
-            free = self._events(Batch(train.x, {}, train.observed))[0]
-            events, row = (
-                Events(*(torch.cat([getattr(e, k) for e in (events, free)]) for k in ("root", "context", "target"))),
-                row.repeat(2),
-            )
-        if not len(events.target):
+        order = rng.permutation(len(train))
+        held_out = max(1, int(HELD_OUT * len(train)))
+        seen, rest = self._tally(train.take(order[:held_out])), self._tally(train.take(order[held_out:]))
+        if not len(seen.target) + len(rest.target):
             raise Unsupported("ngram: every entry is missing; there is nothing to count.")
-        self.table.fit(events, held_out[row])
+        self.table.fit(rest, seen)
         for k, level in enumerate(self.table.levels):
             for name in FIELDS:
                 setattr(self, f"{name}_{k}", getattr(level, name))
         self.table.levels = []
         part = data.part("valid") if len(data.split.get("valid", ())) else train
         some = part.take(torch.arange(min(len(part), 1000)))
-        seen = some.observed if some.observed is None or bool(some.observed.all()) is False else None
-        log_p = self._per_entry(some.x, some.given, seen)
+        log_p = self._per_entry(some.x, some.given, some.observed)
         report({"step": 1, "loss": -float(log_p.sum(1).mean())})
+
+    def _tally(self, batch: Batch) -> Events:
+        """The different events of some rows and how often they were; with the label and all together without it."""
+        parts = []
+        for rows in torch.arange(len(batch)).split(max(1, BLOCK // self.space.size)):
+            some = batch.take(rows)
+            parts.append(self._events(some)[0].packed(self.symbols))
+            if self.label is not None:
+                parts.append(self._events(Batch(some.x, {}, some.observed))[0].packed(self.symbols))
+        return joined(parts or [self._events(batch)[0]], self.symbols)
 
     def _bin(self, train: Batch) -> None:
         """Find the bins of every column of numbers."""

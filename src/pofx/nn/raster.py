@@ -74,7 +74,8 @@ class Raster(Causal):
             self.net = self.net_class((height, wide, 1), self.told * channels, entries.pixel, size)
         else:
             self.net = self.net_class(self.shape, self.told, entries.groups[0][1], size)
-        self.net.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, where features are few
+        for p in self.net.parameters():  # channels last: a fifth faster on a CPU, where features are few
+            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
 
     def forward(
         self, x: Tensor, z: Tensor, c: Tensor | None = None, observed: Tensor | None = None, order: Tensor | None = None
