@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -303,3 +304,19 @@ def test_a_gibbs_chain_knows_the_learnt_prior(oracle):
     z = (found[:, :, 1:] - expected) / spread
     assert float(z.mean((0, 1)).abs().max()) < 0.15
     assert float((z.std((0, 1)) - 1).abs().max()) < 0.1
+
+
+def test_training_rows_can_be_changed_at_every_step():
+    """Grey levels drawn anew as bits: the model learns the levels, not the one picture that it was given."""
+    rows = pictures()
+    level, seen = torch.tensor([0.9, 0.1, 0.5, 0.5]).reshape(2, 2, 1), []
+
+    def draw(batch, rng):
+        seen.append(batch.index)
+        return replace(batch, x=rng.bernoulli(level, tuple(batch.x.shape)).to(torch.uint8))
+
+    fits = [pofx.fit(rows, VAE(width=16, dropout=0.0), budget=300, augment=draw, **SETTINGS) for _ in range(2)]
+    share = fits[0].sample(4000, rng=0).double().mean(0)
+    assert float((share - level).abs().max()) < 0.08
+    assert torch.equal(fits[0].sample(5, rng=0), fits[1].sample(5, rng=0))  # its noise is of seed and step
+    assert int(torch.cat(seen).max()) == len(rows.split["train"]) - 1
