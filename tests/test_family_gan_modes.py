@@ -122,6 +122,19 @@ def test_rare_clusters_are_left_to_chance():
     assert look(ring(300, 1, modes=1))["left_out"] == pytest.approx(0.81)  # 27 expected, 0 seen
 
 
+def test_half_of_a_tight_cluster_is_a_mode_that_is_found():
+    """Two clusters of deviation 0.02, of which k-means makes many: draws of their upper halves leave nothing out."""
+    rng = Rng(0)
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])[rng.integers(2, (1000,))].double()
+    x = x + 0.02 * rng.normal((1000, 2), torch.float64)
+    watch, u = Watch(Ring().build(real(2)), Batch(x), 0), x[x[:, 1] > 0]
+    watch.look(u, x, torch.cdist(u, u), torch.cdist(x, x), torch.cdist(u, x))
+    assert watch.found["clusters"] == 20 and watch.found["left_out"] == 0
+    u = x[x[:, 0] > 0]
+    watch.look(u, x, torch.cdist(u, u), torch.cdist(x, x), torch.cdist(u, x))
+    assert watch.found["left_out"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_centres_of_far_clusters_are_found():
     u = ring(600, 3)
     centres = k_means(u, 10, Rng(0))

@@ -26,6 +26,7 @@ NEIGHBOUR = 5
 CLUSTERS, ROWS_EACH = 20, 25  # as many clusters as have so many rows each, at most
 ROWS = 2048  # of the training part that are clustered
 ITERATIONS = 15
+BLUR = 0.1  # of the spread of an entry: a tight cluster that k-means cuts in two is still one mode
 LEFT_OUT, REPEATED = 0.1, 0.5  # shares that are worth a warning
 TAIL = 1e-3  # chance of so few draws in a cluster
 AGAIN = 3  # validations in a row that must agree
@@ -44,7 +45,7 @@ class Watch:
         rows = rows if train.observed is None else rows[train.observed.flatten(1).all(1)]
         rng = Rng.derive(seed, 6, device=train.x.device)
         rows = rows[rng.permutation(len(rows))[:ROWS]]
-        u = model.chart.encode(train.x[rows]).flatten(1).double()
+        u = _blurred(model.chart.encode(train.x[rows]).flatten(1).double(), rng)
         self.centres = k_means(u, min(CLUSTERS, len(u) // ROWS_EACH), rng)
         self.shares = _counts(u, self.centres) / max(1, len(u))
         self.found: dict[str, Any] = {}
@@ -68,6 +69,7 @@ class Watch:
             "duplicates": max(0.0, _share(near_u <= usual) - _share(near_v <= usual)),
         }
         if len(self.centres) > 1:
+            u = _blurred(u, Rng.derive(0, 6, device=u.device))
             count, expected = _counts(u, self.centres), self.shares * len(u)
             chance = torch.special.gammaincc(count + 1, expected)  # P(Poisson <= count)
             out = (count <= 0.1 * expected) & (chance < TAIL)
@@ -110,6 +112,10 @@ def k_means(u: Tensor, k: int, rng: Rng) -> Tensor:
         sums = torch.zeros_like(centres).index_add_(0, own, u)
         centres = torch.where(count > 0, sums / count.clamp_min(1), centres)
     return centres
+
+
+def _blurred(u: Tensor, rng: Rng) -> Tensor:
+    return u + BLUR * rng.normal(tuple(u.shape), torch.float64)
 
 
 def _counts(u: Tensor, centres: Tensor) -> Tensor:
