@@ -36,7 +36,7 @@ class NGram(Model):
     """Smoothed n-grams.
 
     Args:
-        order: n, 1 + the entries that a context has; None: 5 for sequences, 3 for tables, 13 for pictures of two levels
+        order: n, 1 + the entries that a context has; None: 5 for sequences, 3 for tables, 18 for pictures of two levels
             and 5 for others.
         smoothing: "kneser-ney", "witten-bell" or "jelinek-mercer".
         neighbours: of a pixel: "near" by distance, or "raster", the last n - 1 in reading order.
@@ -110,7 +110,7 @@ class NGram(Model):
             return self.order
         if self.space.layout == "sequence":
             return 5
-        return 3 if not self.pooled else 13 if self.space.variable(0).levels == 2 else 5
+        return 3 if not self.pooled else 18 if self.space.variable(0).levels == 2 else 5
 
     def _before(self, t: int, count: int) -> list[int]:
         """The entries that the context of entry t has, nearest first; -1 for outside."""
