@@ -5,8 +5,8 @@
 f is a curve for every entry by itself, set from the quantiles of the first rows, and then a chain of layers, each of
 monotone maps (shift, affine, rational-quadratic spline) steered by other entries: in a coupling by those that are kept;
 autoregressively by those before it (density in one pass, sampling entry by entry, each hidden unit computed once, or by
-Jacobi iteration); or inversely (sampling in one pass). A picture gets couplings in checkerboards, then squeezes,
-couplings of channels and splits (several scales), or MLPs over its pixels where it is small.
+Jacobi iteration); or inversely (sampling in one pass). A small picture gets couplings of its pixels, a large one a
+map in raster order, steered by masked convolutions, or couplings in checkerboards, squeezes and splits (Glow).
 
 Offers sample, log_prob (exact), encode (z as a narrow normal) and score. No decode: x given z is a point, under which
 a step of Gibbs sampling would never move. Fitted by maximum likelihood, from the complete rows.
