@@ -94,21 +94,21 @@ class Schedule(nn.Module):
     Args:
         sigma_min, sigma_max: the ends to start from.
         cells: pieces of the map.
-        lowest: whether sigma_min is learned; not where rows hold points, whose term log p(x | u_0) is not seen here.
+        free: whether the ends are learned; not where rows hold points, whose term log p(x | u_0) is not seen here.
     """
 
-    def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24, lowest: bool = True) -> None:
+    def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24, free: bool = True) -> None:
         super().__init__()
-        self.start, self.lowest = (sigma_min, sigma_max), lowest
+        self.start, self.free = (sigma_min, sigma_max), free
         self.log_ends = nn.Parameter(torch.zeros(2))  # relative to where they started
         self.shares = nn.Parameter(torch.zeros(cells))
 
     @property
     def ends(self) -> Tensor:
-        """sigma_min and sigma_max, (2,): within a factor of 30 of the start."""
+        """sigma_min and sigma_max, (2,): within factors of 30 and 4 of the start, since draws start at the latter."""
         start = torch.tensor(self.start, dtype=torch.float64, device=self.log_ends.device)
-        free = torch.tensor([float(self.lowest), 1.0], dtype=torch.float64, device=self.log_ends.device)
-        return start * (free * math.log(30) * torch.tanh(self.log_ends.double())).exp()
+        reach = float(self.free) * torch.tensor([30.0, 4.0], dtype=torch.float64, device=start.device).log()
+        return start * (reach * torch.tanh(self.log_ends.double())).exp()
 
     @property
     def range(self) -> Range:

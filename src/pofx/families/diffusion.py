@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from pofx.engines.bound import Range, Schedule, variational_bound
 from pofx.engines.columns import Column, Columns
 from pofx.engines.diffusion import PATHS, SAMPLERS, ode_log_prob, path_of, sample
-from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
+from pofx.engines.guidance import repaint
+from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
 from pofx.nn.unet import UNet, fourier
@@ -122,8 +123,8 @@ class Diffusion(Model):
         self.columns = None
 
     def offers(self) -> frozenset[str]:
-        # points have no slope
-        return super().offers() - ({"score"} if self.columns is not None else set())
+        # points have no slope, and guidance needs one: a table's gaps are filled by going back and forth
+        return super().offers() - ({"score"} if self.columns is not None else {"condition"})
 
     def _build(self) -> None:
         shape = self.space.shape
@@ -151,7 +152,7 @@ class Diffusion(Model):
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
         self.register_buffer("omega", 2.0 ** torch.arange(1, self.frequencies + 1), persistent=False)
         learned = (self.schedule or ("learned" if said else "even")) == "learned"
-        self.spacing = Schedule(self.sigma_min, self.sigma_max, lowest=not said) if learned else None
+        self.spacing = Schedule(self.sigma_min, self.sigma_max, free=not said) if learned else None
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
@@ -336,6 +337,19 @@ class Diffusion(Model):
         denoise, shape = self._denoiser(given), (count, *self.space.shape)
         u = sample(denoise, shape, path, rng, method=self.solver, steps=self.solver_steps)
         return u.to(self.space.torch_dtype)
+
+    def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
+        """A table's p(x_m | x_o): steps of DDPM that keep what is observed at its noise level, five times each."""
+        path = path_of("edm", self.span.sigma_min, self.span.sigma_max, self.rho)
+
+        def sample(n: int, rng: Rng) -> Tensor:
+            rows, mask = (t.repeat(n, *[1] * (t.ndim - 1)) for t in (x, observed))
+            many = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in given.items()}
+            with torch.no_grad():
+                u = repaint(self._denoiser(many), mask, rows.float(), path, rng, steps=20, repeats=5)
+            return torch.where(mask, rows, u.to(rows.dtype)).reshape(n, *x.shape)
+
+        return Conditional(sample, None, Quality.ESTIMATE)
 
     def _denoiser(self, given: Given) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return lambda u, alpha, sigma: self._denoise(u, alpha, sigma, given)
