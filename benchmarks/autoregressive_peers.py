@@ -250,13 +250,13 @@ def lines() -> list[dict]:
 
 def table() -> None:
     """Print the means over seeds."""
-    found: dict[tuple[str, str], list[dict]] = {}
+    found: dict[tuple[str, str, float], list[dict]] = {}
     for line in lines():
-        found.setdefault((line["verb"], line["cell"]), []).append(line)
-    for (verb, cell), some in sorted(found.items()):
+        found.setdefault((line["verb"], line["cell"], line["seconds"]), []).append(line)
+    for (verb, cell, seconds), some in sorted(found.items()):
         keys = [k for k in some[0] if k not in ("verb", "cell", "seed", "seconds")]
         words = "  ".join(f"{k} {statistics.mean(s[k] for s in some):.2f}" for k in keys)
-        print(f"{verb:9} {cell:22} seeds {len(some)}  {words}")
+        print(f"{verb:9} {cell:22} {seconds:4g} s  seeds {len(some)}  {words}")
 
 
 def main() -> None:
