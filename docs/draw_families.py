@@ -32,6 +32,7 @@ Panel = Callable[[Any, Model, Data], bool]
 
 
 def main() -> None:
+    """Draw the families that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(FAMILIES))
     parser.add_argument("--seconds", type=int, default=20, help="CPU seconds of each fit")
@@ -79,10 +80,12 @@ def panel(axes: Any, model: Model | str, data: Data, fill: Panel, title: str) ->
 
 
 def empty(axes: Any, words: str) -> None:
+    """A word where there is no picture."""
     axes.text(0.5, 0.5, words, ha="center", va="center", color=MUTED, fontsize=11, transform=axes.transAxes)
 
 
 def standardised(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Held-out rows, and the mean and deviation of each column."""
     x = data.part("test").x.double().numpy()
     return x, x.mean(0), x.std(0)
 
@@ -157,6 +160,7 @@ def boundary(axes: Any, plane: Data) -> None:
 
 
 def points(axes: Any, x: Any, y: Any, mean: Any, std: Any, p: Any) -> bool:
+    """Rows in the colour of their class, over p(class | x) where it is passed."""
     if p is not None:
         axes.imshow(p.detach().numpy(), origin="lower", cmap="RdBu_r", vmin=0, vmax=1, extent=(-EDGE, EDGE) * 2)
     z = ((x.double() - mean) / std)[:400].numpy()

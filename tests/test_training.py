@@ -442,6 +442,16 @@ def test_a_budget_in_seconds_is_spent_within_five_percent(clock, period) -> None
     assert clock[0] < 0.1 * 60
 
 
+def test_dear_validations_take_a_share_of_the_budget_and_no_more(clock) -> None:
+    trial = Timed(clock, lambda k: 0.05, 1, 3.0)  # twenty of them would take the whole minute
+    plan = plan_for(lambda precision: trial, Asked(Budget(seconds=60.0), threads=1, precision="32-true"), 16, CPU, 0.0)
+    assert plan.validations == 2
+    assert 0.93 * 60 < clock[0] + plan.steps * 0.05 + plan.validations * 3.0 < 1.02 * 60
+    cheap = Timed(clock, lambda k: 0.05, 1, 0.01)
+    asked = Asked(Budget(seconds=60.0), threads=1, precision="32-true")
+    assert plan_for(lambda precision: cheap, asked, 16, CPU, clock[0]).validations == 20
+
+
 CPU = torch.device("cpu")
 
 

@@ -25,7 +25,8 @@ Table = NDArray[np.float32]
 def _family() -> Any:
     import constriction
 
-    return constriction.stream.model.Categorical(perfect=False)  # the exact quantisation is 270 times slower and saves 0.02 %
+    # the exact quantisation is 270 times slower and saves 0.02 %
+    return constriction.stream.model.Categorical(perfect=False)
 
 
 def _uniform() -> Any:

@@ -305,11 +305,12 @@ class Autoregressive(Model):
             if weigh and bool(known.any()):
                 weight = predictive.log_prob(x[:, i : i + 1])[:, 0].double()
                 log_w = log_w + torch.where(known, weight, torch.zeros_like(weight)).reshape(b, n)
-            predictive, gone = cursor.next(x[:, i]), gone | ~known
+            gone = gone | ~known
             if weigh:
                 kept, log_w = resampled(log_w, rng)
                 x = x[kept]
                 cursor.reorder(kept)
+            predictive = cursor.next(x[:, i])
         pick = rng.categorical(log_w) + torch.arange(b, device=x.device) * n
         return x[pick]
 

@@ -3,7 +3,8 @@
     h_0 = K x,  h_{l+1} = down(blocks(h_l)),  g_l = blocks([up(g_{l+1}), h_l]),  y = K' g_0
 
 Time and labels arrive in one vector c. Any height and width work: the picture is padded with zeros to a multiple of the
-coarsest cell and cut back. A patch of p x p pixels may enter as channels: a p^2 times cheaper net for the same width. Offers `UNet` and the time features `fourier`.
+coarsest cell and cut back. A patch of p x p pixels may enter as channels: a p^2 times cheaper net for the same width.
+Offers `UNet` and the time features `fourier`.
 
 References: U-Net (Ronneberger 2015, arXiv:1505.04597); DDPM (Ho 2020, arXiv:2006.11239); ADM (Dhariwal 2021,
 arXiv:2105.05233).

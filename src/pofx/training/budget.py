@@ -27,7 +27,7 @@ WORDS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
-VALIDATIONS = 20  # of one fit
+VALIDATIONS, VALIDATING = 20, 0.15  # of one fit: as many, or fewer that take this share of the budget
 SHORT = 3e-3  # seconds of a step below which sharing it between threads, or halving its numbers, wins nothing
 NOISE = 0.2  # distance of the quartiles of a measurement, over its median, above which it is repeated
 MARGIN = 0.8  # another plan must take less than this share of the time: a half-busy machine makes threads much slower
@@ -76,6 +76,7 @@ class Plan:
     reason: str
     clock: str = "wall"
     measured: dict[str, float] = field(default_factory=dict)
+    validations: int = 20
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -145,9 +146,10 @@ def plan_for(
     best = _fastest(times)
     reason = f"fastest of {len(times)} measured" if len(times) > 1 else "as asked" if len(pairs) == 1 else "short steps"
     torch.set_num_threads(best[0])
-    steps = budget.steps or _steps(trials[best], budget, started, times[best])
+    fitting = (budget.steps, VALIDATIONS) if budget.steps else _steps(trials[best], budget, started, times[best])
+    steps, validations = fitting
     named = {f"{t} thread{'s' * (t > 1)}, {p}": s for (t, p), s in times.items()}
-    return Plan(steps, batch, *best, times[best], asked.seed, reason, budget.clock, named)
+    return Plan(steps, batch, *best, times[best], asked.seed, reason, budget.clock, named, validations)
 
 
 def measure(
@@ -190,19 +192,21 @@ def _spread(times: list[float]) -> float:
     return (high - low) / middle
 
 
-def _steps(trial: Trial, budget: Budget, started: float, seconds: float) -> int:
-    """The steps that fit into what is left of the budget, with the validations between them."""
-    now, times = CLOCKS[budget.clock], []
-    for _ in range(2):  # the first warms up
+def _steps(trial: Trial, budget: Budget, started: float, seconds: float) -> tuple[int, int]:
+    """The steps that fit into what is left of the budget, and the validations between them."""
+    now, total = CLOCKS[budget.clock], budget.seconds or 0.0
+    times: list[float] = []
+    while not times or (len(times) < 2 and times[0] < 0.01 * total):  # the first warms up, if it is not dear
         start = now()
         trial.validate()
         times.append(now() - start)
-    left = (budget.seconds or 0.0) - (now() - started)
+    left = total - (now() - started)
     left *= 0.98  # saving, and the steps' own spread
-    steps = (left - VALIDATIONS * min(times)) / seconds
-    if steps < VALIDATIONS:  # then a validation follows every step
+    count = max(2, min(VALIDATIONS, math.floor(VALIDATING * left / max(min(times), 1e-9))))
+    steps = (left - count * min(times)) / seconds
+    if steps < count:  # then a validation follows every step
         steps = left / (seconds + min(times))
-    return max(1, math.floor(steps))
+    return max(1, math.floor(steps)), count
 
 
 def _candidates(asked: Asked, device: torch.device) -> list[tuple[int, str]]:

@@ -140,7 +140,7 @@ class Loop:
             Diverged: the loss is not finite. KeyboardInterrupt: Ctrl-C, after the step that it met was finished.
         """
         steps, started = self.plan.steps, time.perf_counter() - self.seconds
-        log_every, validate_every = max(1, steps // LINES), max(1, steps // VALIDATIONS)
+        log_every, validate_every = max(1, steps // LINES), max(1, steps // self.plan.validations)
         saved = time.perf_counter()
         with Stop() as stop:
             while self.k < steps and self.stale < PATIENCE:
