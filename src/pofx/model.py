@@ -31,14 +31,14 @@ __all__ = [
 ]  # fmt: skip
 
 HOOKS = {  # hook -> who fills it, for a refusal that says where to look
-    "sample": "all but autoencoder",
-    "log_prob": "all but gan",
-    "condition": "gaussian, mixture, kde, autoregressive on tables; gan by inversion",
-    "denoise": "diffusion, gaussian; mixture and kde on real vectors",
-    "encode": "vae, hvae, vqvae, latent, autoencoder, flow, gan, gaussian",
+    "sample": "every family but autoencoder",
+    "log_prob": "all but gan, gsn, autoencoder",
+    "condition": "gaussian, mixture, kde, copula, trees, masked_diffusion, rbm; autoregressive on tables",
+    "denoise": "diffusion, continuous_flow, gaussian; mixture and kde on real vectors",
+    "encode": "vae, hvae, vqvae, latent, autoencoder, gan, flow, gaussian",
     "decode": "vae, hvae, vqvae, latent, autoencoder, gan",
-    "score": "diffusion, energy, flow, gaussian; mixture and kde on real vectors",
-    "steps": "autoregressive",
+    "score": "diffusion, continuous_flow, energy, flow, gaussian; mixture and kde on real vectors",
+    "steps": "autoregressive, trees, ngram",
 }
 Given = Mapping[str, Tensor]
 
