@@ -20,6 +20,7 @@ import torch
 import pofx
 from pofx.data import Data, open_data
 from pofx.families import FAMILIES
+from pofx.kinds.base import real
 from pofx.model import Model
 
 mpl.use("agg")
@@ -135,28 +136,24 @@ def sheet(axes: Any, model: Model, data: Data) -> bool:
     else:
         return False
     rows = rows.double().reshape(6, 8, 8, 8).numpy()
-    picture = np.pad(rows, ((0, 0), (0, 0), (0, 1), (0, 1))).transpose(0, 2, 1, 3).reshape(54, 72)
+    picture = np.pad(rows, ((0, 0), (0, 0), (1, 2), (1, 2))).transpose(0, 2, 1, 3).reshape(66, 88)
     axes.imshow(picture, cmap="gray_r", vmin=0, vmax=16, interpolation="nearest")
     return True
 
 
 def boundary(axes: Any, plane: Data) -> None:
     """p(class | x) of the linear and the network method, and the labels themselves."""
-    labels = open_data("moons", seed=0, given="label") if "label" not in plane.given else plane
-    x, y = labels.x, labels.given["label"]
-    mean, std = x.double().mean(0), x.double().std(0)
+    both = open_data("moons", seed=0, given="label")
+    x, y = both.x.double(), both.given["label"]
+    mean, std = x.mean(0), x.std(0)
     line = torch.linspace(-EDGE, EDGE, SIDE, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).reshape(-1, 2) * std + mean
-    target = pofx.open_data(y[:, None].double().numpy() if y.ndim == 1 else y.double().numpy(), given={"x": x.numpy()})
+    labels = Data(y, both.given_spaces["label"], split=both.split).with_given({"x": (x, real(2))})
     for ax, method in zip(axes, ("linear", "network"), strict=False):
-        model = pofx.fit(target, FAMILIES["discriminative"].split(":")[1] and "discriminative", budget="20 cpu s",
-                         seed=0, hyper_parameters={"method": method})  # fmt: skip
-        one = torch.ones(len(grid), *target.space.shape, dtype=target.space.torch_dtype)
-        p = model.log_prob(one, {"x": grid.to(labels.space.torch_dtype)}).value.exp().reshape(SIDE, SIDE)
+        model = pofx.fit(labels, "discriminative", budget="10 cpu s", seed=0, hyper_parameters={"method": method})
+        p = model.log_prob(torch.ones(len(grid), dtype=torch.long), {"x": grid}).value.exp().reshape(SIDE, SIDE)
         panel(ax, model, labels, lambda a, m, d, p=p: points(a, x, y, mean, std, p), f"p(class | x), {method}")
-    panel(axes[2], "", labels, lambda a, m, d: points(a, x, y, mean, std, None), "labels")
-    axes[2].texts.clear() if hasattr(axes[2].texts, "clear") else None
-    points(axes[2], x, y, mean, std, None)
+    panel(axes[2], model, labels, lambda a, m, d: points(a, x, y, mean, std, None), "the classes")
 
 
 def points(axes: Any, x: Any, y: Any, mean: Any, std: Any, p: Any) -> bool:
