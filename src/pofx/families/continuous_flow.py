@@ -64,6 +64,7 @@ class ContinuousFlow(Model):
         branch=("explicit", "tractable", "flow"),
         incomplete="matching: observed-loss, missing entries are pure noise with a mask beside them; likelihood: "
         "complete rows only",
+        tier="experimental",
         summary="a velocity field that carries noise to the data",
         reference="Grathwohl et al. 2018, arXiv:1810.01367; Lipman et al. 2022, arXiv:2210.02747",
         euclidean=True,

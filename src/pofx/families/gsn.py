@@ -82,6 +82,7 @@ class GSN(Model):
         architecture="free",
         branch=("implicit", "chain"),
         incomplete="loss over the observed entries; missing ones enter as noise",
+        tier="experimental",
         summary="a Markov chain that corrupts x and guesses it back",
         reference="Bengio et al. 2013, arXiv:1306.1091; Alain et al. 2015, arXiv:1503.05571",
     )

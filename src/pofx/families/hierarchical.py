@@ -60,6 +60,7 @@ class HVAE(Model):
         architecture="bottom-up encoder, top-down trunk",
         branch=("explicit", "approximate", "variational"),
         incomplete="MIWAE: the bound of the observed entries",
+        tier="experimental",
         summary="causes of causes: groups of latent numbers, each under those above it",
         reference="Vahdat and Kautz 2020, arXiv:2007.03898",
     )

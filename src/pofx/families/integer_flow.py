@@ -58,6 +58,7 @@ class IntegerFlow(Model):
         architecture="invertible: rounded shifts",
         branch=("explicit", "tractable", "flow"),
         incomplete="complete rows only (unbiased where gaps are completely at random)",
+        tier="experimental",
         summary="a bijection of whole numbers, for lossless coding",
         reference="Hoogeboom et al. 2019, arXiv:1905.07376",
     )
