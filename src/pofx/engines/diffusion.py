@@ -66,10 +66,7 @@ def heun(denoise: Denoiser, u: Tensor, path: Path, steps: int = 32, t_start: flo
     It asks the denoiser 2 * steps - 1 times; the last step, to sigma = 0, is of first order (its local error is of the
     second, as is the whole).
     """
-    grid = nodes(path, steps, t_start)
-    for here, there in zip(grid[:-1], grid[1:]):
-        u = heun_step(denoise, u, here, there)
-    return u
+    return along(denoise, u, nodes(path, steps, t_start))
 
 
 def heun_step(denoise: Denoiser, u: Tensor, here: tuple[float, float], there: tuple[float, float]) -> Tensor:
@@ -82,6 +79,16 @@ def heun_step(denoise: Denoiser, u: Tensor, here: tuple[float, float], there: tu
     w, h = u / math.hypot(a, s), math.atan2(s1, a1) - math.atan2(s, a)
     slope = _velocity(d, u, a, s) + _velocity(_ask(denoise, guess, a1, s1), guess, a1, s1)
     return math.hypot(a1, s1) * (w + 0.5 * h * slope)
+
+
+def along(denoise: Denoiser, u: Tensor, grid: list[tuple[float, float]]) -> Tensor:
+    """u (B, *event) carried by the probability-flow ODE through the pairs (alpha, sigma) of a grid, either way.
+
+    Towards the noise the grid must begin above sigma = 0, which no slope leaves.
+    """
+    for here, there in zip(grid[:-1], grid[1:], strict=True):
+        u = heun_step(denoise, u, here, there)
+    return u
 
 
 def churned(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pofx.engines.diffusion import heun_step, nodes
+from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE
 from pofx.model import Model, Quality
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
@@ -74,9 +74,7 @@ def by_noise(model: Model, x: Tensor, given: dict[str, Tensor]) -> Answer:
             def denoise(u: Tensor, a: Tensor, s: Tensor, c: dict[str, Tensor] = c) -> Tensor:
                 return model.denoise(u, a, s, c)
 
-            u = model.chart.encode(x[rows]).float()
-            for here, there in zip(grid[:-1], grid[1:], strict=True):
-                u = heun_step(denoise, u, here, there)
+            u = along(denoise, model.chart.encode(x[rows]).float(), grid)
             parts.append((u / grid[-1][1]).flatten(1).double())
     z = torch.cat(parts)
     return Answer(z, UNIT, Quality.ESTIMATE, raw=z, diagnostics={"latents": z.shape[1]})

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pofx.engines.diffusion import heun_step, nodes
+from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality
@@ -93,9 +93,7 @@ def _flow(model: Model, u: Tensor, grid: list[tuple[float, float]], given: dict[
     def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return model.denoise(u_t, alpha, sigma, given)
 
-    for here, there in zip(grid[:-1], grid[1:], strict=True):
-        u = heun_step(denoise, u, here, there)
-    return u
+    return along(denoise, u, grid)
 
 
 def _strips(model: Model, x: Tensor, a: Tensor, b: Tensor, steps: int) -> Answer:
