@@ -117,6 +117,34 @@ class Data:
         split = {"test": order[: ends[0]], "valid": order[ends[0] : ends[1]], "train": order[ends[1] :]}
         return replace(self, split={k: v.sort().values for k, v in split.items()})
 
+    def in_order(
+        self, start: Tensor, length: int, test: int | float = 0.15, valid: int | float = 0.1, purge: bool = True
+    ) -> Data:
+        """The same rows split in the order of a stream: first those to train on, then validation, then test.
+
+        Args:
+            start: where each row's window begins, `(N,)`.
+            length: of a window.
+            test, valid: a number of rows (int) or a share of all rows (float).
+            purge: windows that reach into the next part are in neither, so that no part has seen another's entries.
+        """
+        n, order = len(self), start.argsort(stable=True)
+        counts = [c if isinstance(c, int) else max(round(c * n), int(c > 0)) for c in (test, valid)]
+        if min(counts) < 0 or sum(counts) >= n:
+            raise ValueError(f"Split of {n} rows: test {test} and valid {valid} leave no row to train on.")
+        ends = {"train": n - sum(counts), "valid": n - counts[0], "test": n}
+        split, first = {}, 0
+        for name, end in ends.items():
+            rows = order[first:end]
+            if purge and end < n:
+                rows = rows[start[rows] + length <= start[order[end]]]
+            split[name], first = rows.sort().values, end
+        if not len(split["train"]):
+            raise ValueError(
+                f"{n} windows of {length}: they all overlap, so none is left to train on; say a shorter one."
+            )
+        return replace(self, split=split)
+
     def with_given(self, given: Mapping[str, tuple[Tensor, Space]]) -> Data:
         """The same rows, given what the mapping holds: name -> (values `(N, ...)`, their Space)."""
         for name, (values, _) in given.items():
@@ -214,8 +242,12 @@ def open_data(
     aside = {k: (v, raw.given_spaces[k]) for k, v in raw.given.items()}
     data = Data(raw.x, raw.space, observed=raw.observed, name=name, notes=raw.notes, aside=aside)
     data = data if given is None else _with_given(data, given)
-    data = data if limit is None or limit >= len(data) else _limited(data, limit, seed)
-    return data.splitted(1 / 6 if test is None else test, valid, seed)
+    keep = None if limit is None or limit >= len(data) else _chosen(len(data), limit, seed)
+    data = data if keep is None else _limited(data, keep)
+    test = 1 / 6 if test is None else test
+    if raw.start is None:
+        return data.splitted(test, valid, seed)
+    return data.in_order(raw.start if keep is None else raw.start[keep], raw.space.shape[0], test, valid)
 
 
 def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[str, Any]) -> tuple[Raw, str]:
@@ -235,8 +267,8 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
             return candidate.read(source, given=given, **options), name
     raise ValueError(
         f"open_data: nothing understands {source if isinstance(source, Path) else type(source).__name__}; expected "
-        f"a bundled name ({', '.join(BUNDLED)}), an array, a DataFrame, or a path to a CSV, Parquet, npy, npz, idx or "
-        "picture folder."
+        f"a bundled name ({', '.join(BUNDLED)}), an array, a DataFrame, texts, or a path to a CSV, Parquet, npy, npz, "
+        "idx, text or .ts file, or a folder of pictures or texts."
     )
 
 
@@ -289,8 +321,11 @@ def _with_given(data: Data, given: Any) -> Data:
     return data.with_given({k: data.aside[k] for k in names})
 
 
-def _limited(data: Data, limit: int, seed: int) -> Data:
-    keep = torch.from_numpy(np.random.default_rng(seed).permutation(len(data))[:limit]).sort().values
+def _chosen(rows: int, limit: int, seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).permutation(rows)[:limit]).sort().values
+
+
+def _limited(data: Data, keep: Tensor) -> Data:
     rows = data.rows.take(keep)
     aside = {k: (v[keep], space) for k, (v, space) in data.aside.items()}
     return replace(data, x=rows.x, given=rows.given, observed=rows.observed, aside=aside)

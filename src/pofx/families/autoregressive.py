@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pofx.engines.logistic import PixelMixture
 from pofx.engines.particles import resampled
+from pofx.kinds.ending import Ending
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import (
     Batch,
@@ -120,10 +121,13 @@ class Autoregressive(Model):
             )
         self.large = kind.grid and max(space.shape[:2]) > LARGE
         # every pixel of a picture is an example: few pictures say much, and more steps say more
-        self.batch_size = (16 if self.large else 32) if kind.grid else 128  # type: ignore[misc]
+        # and so is every symbol of a text
+        few = 32 if space.layout == "sequence" and space.discrete else 128
+        self.batch_size = (16 if self.large else 32) if kind.grid else few  # type: ignore[misc]
         self.likelihood = Likelihood(space, self.components, self.longest)
         self.mixture = self._pixel_mixture() if self.chosen == "pixelcnn++" else None
         self._check_order()
+        self.ending = None if self.free or self.order is not None else Ending.of(space)
         order = torch.tensor(list(self.order or range(space.size)))
         self.register_buffer("canonical", order, persistent=False)
         self.register_buffer("rank", order.argsort(), persistent=False)
@@ -195,6 +199,9 @@ class Autoregressive(Model):
         """log p of every entry given those before it, (B, D), nats."""
         flat = x.flatten(1)
         params = self.net(flat, self._standard(flat), c, None if self.free else observed, order).float()
+        if self.ending is not None:
+            each = params.unflatten(1, (self.space.size, -1))
+            params = self.ending.masses(each, self.ending.after(flat)).flatten(1)
         if self.mixture is None:
             return self.likelihood.log_prob(params, x).flatten(1).double()
         pixels = (*self.space.shape[:2], -1)
@@ -324,27 +331,40 @@ class Steps(Cursor):
         self.moments = list(zip(model.mean.tolist(), model.scale.tolist(), strict=True))
         self.one = model._one(0) if model.space.shared else None
         self.pixel = torch.zeros(rows, model.space.shape[-1], dtype=torch.float64, device=model.device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=model.device)
 
     def start(self) -> Predictive:
         return self._predictive()
 
     def next(self, x_i: Tensor) -> Predictive | None:
         mean, scale = self.moments[self.order[self.t]]
-        with torch.no_grad():
-            self.walk.put(x_i, (x_i.double() - mean) / scale)
+        if self.model.ending is not None:
+            self.ended = self.ended | (x_i == self.model.ending.end) | (x_i == self.model.ending.pad)
+        if not self.done:
+            with torch.no_grad():
+                self.walk.put(x_i, (x_i.double() - mean) / scale)
         if self.model.mixture is not None:
             self.pixel[:, self.order[self.t] % self.pixel.shape[1]] = x_i.double()
         self.t += 1
         return self._predictive() if self.t < len(self.order) else None
 
     def _predictive(self) -> Predictive:
-        entry, mixture = self.order[self.t], self.model.mixture
+        entry, mixture, ending = self.order[self.t], self.model.mixture, self.model.ending
+        one = self.one or self.model._one(entry)
         with torch.no_grad():
-            params = self.walk.outputs().float()
+            params = (
+                self.ended.new_zeros(len(self.ended), one.size).float() if self.done else self.walk.outputs().float()
+            )
+            params = params if ending is None else ending.masses(params, self.ended)
             if mixture is not None:
                 params = mixture.log_masses(params, self.pixel, entry % mixture.channels)
-        return Predictive(self.one or self.model._one(entry), params)
+        return Predictive(one, params)
+
+    @property
+    def done(self) -> bool:
+        """Whether every row has ended, so that the body need not be asked any more."""
+        return self.model.ending is not None and bool(self.ended.all())
 
     def reorder(self, rows: Tensor) -> None:
-        self.pixel = self.pixel[rows]
+        self.pixel, self.ended = self.pixel[rows], self.ended[rows]
         self.walk.reorder(rows)

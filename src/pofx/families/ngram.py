@@ -25,6 +25,7 @@ from torch import Tensor
 from pofx.data import Batch, Data
 from pofx.engines.histogram import Histogram
 from pofx.engines.ngrams import FIELDS, SMOOTHINGS, Events, Level, NGrams, joined
+from pofx.kinds.ending import Ending
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Cursor, Given, Model, Predictive, Quality, Report, Rng, Unsupported, Value
 
@@ -85,7 +86,9 @@ class NGram(Model):
                 "places; give integer levels (a picture of bytes), or another family."
             )
         levels = [space.variable(i).levels if space.variable(i).discrete else self.bins for i in range(d)]
-        self.symbols = max(levels)
+        self.symbols, self.ending = max(levels), Ending.of(space)
+        if self.ending is not None:
+            levels = [self.ending.pad] * d  # PAD, the last code, follows END and is never counted
         self.channels = space.shape[2] if self.pooled and len(space.shape) == 3 else 1
         length = min(self._order(), d) if not self.pooled else self._order()
         before = [self._before(t, length - 1) for t in range(d)]
@@ -220,6 +223,7 @@ class NGram(Model):
         seen = None if batch.observed is None else batch.observed.flatten(1)
         context, root = self._contexts(codes, seen), self._roots(batch.given, rows)
         kept = torch.ones_like(codes, dtype=torch.bool) if seen is None else seen
+        kept = kept if self.ending is None else kept & ~self.ending.after(codes)
         row, place = kept.nonzero().unbind(1)
         return Events(root[row, place], context[row, place], codes[row, place]), place, row
 
@@ -235,6 +239,9 @@ class NGram(Model):
             events = Events(events.root, events.context, events.target.clamp(0, self.symbols - 1))
             found = self._counted().log_prob(events, self.options[place]).masked_fill(~valid, -torch.inf)
             log_p[rows[row], place] = found
+        if self.ending is not None:
+            wrong = self.ending.after(x.flatten(1)) & (x.flatten(1) != self.ending.pad)
+            log_p = log_p.masked_fill(wrong if seen is None else wrong & seen.flatten(1), -torch.inf)
         for i in self.numbers:
             inside = self._histogram(i).log_inside(flat[:, i])
             log_p[:, i] += inside if seen is None else torch.where(seen.reshape(len(x), -1)[:, i], inside, 0.0)
@@ -250,7 +257,12 @@ class NGram(Model):
         """log P of every symbol of entry t after codes (B, D), of which those before t are known: (B, options)."""
         places = self.before[t]
         context = torch.where(places >= 0, codes[:, places.clamp_min(0)], self.symbols)
-        return self._counted().log_masses(root[:, t], context, int(self.options[t]))
+        masses = self._counted().log_masses(root[:, t], context, int(self.options[t]))
+        if self.ending is None:
+            return masses
+        last = codes[:, t - 1] if t else torch.zeros_like(codes[:, 0])
+        after = (last == self.ending.end) | (last == self.ending.pad) if t else torch.zeros_like(last, dtype=torch.bool)
+        return self.ending.masses(torch.cat([masses, torch.full_like(masses[:, :1], -torch.inf)], 1), after)
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         codes = torch.zeros(count, self.space.size, dtype=torch.long, device=self.device)

@@ -6,5 +6,15 @@ from pofx.kinds.array import Array
 from pofx.kinds.base import Kind
 from pofx.kinds.image import Image
 from pofx.kinds.table import Table
+from pofx.kinds.text import Text
 
-KINDS: dict[str, Kind] = {k.name: k for k in (Table(), Image(), Array())}
+# the first that reads a source has it, so a kind that knows its own by sight stands before one that takes any
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Table(),
+        Image(),
+        Text(),
+        Array(),
+    )
+}

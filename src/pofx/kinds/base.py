@@ -198,7 +198,8 @@ def real(*shape: int, name: str = "x") -> Space:
 class Raw:
     """What a kind reads: rows with their Space, before they are split.
 
-    Shapes: x `(N, *event)`, observed `(N, *event)` bool or None (all observed), given `(N, *given_event)`.
+    Shapes: x `(N, *event)`, observed `(N, *event)` bool or None (all observed), given `(N, *given_event)`. Windows of
+    a stream say where each starts, `start` `(N,)`: neighbours overlap, so that they are split in their order.
     """
 
     x: Tensor
@@ -207,6 +208,7 @@ class Raw:
     given_spaces: dict[str, Space] = field(default_factory=dict)
     observed: Tensor | None = None
     notes: tuple[str, ...] = ()
+    start: Tensor | None = None
 
 
 class Kind(ABC):
@@ -238,6 +240,14 @@ class Kind(ABC):
     @abstractmethod
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """Draw some x `(N, *event)` into one matplotlib axes."""
+
+    def rows(self, source: Any, space: Space) -> Any:
+        """The rows of a file, as a user would hold them, for a model of a known Space."""
+        return self.read(source).x
+
+    def past(self, rows: Any, space: Space) -> tuple[Tensor, Tensor]:
+        """What is known of the beginning of each x, `(x, observed)` `(N, *event)`; ValueError where x has no order."""
+        raise ValueError(f"{self.name}: what comes next is asked of text and series.")
 
     def complete(self, rows: Any, x: Tensor, observed: Tensor, space: Space) -> Any:
         """The user's rows with their missing entries taken from x; observed entries stay bit-identical."""
