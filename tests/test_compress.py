@@ -15,7 +15,7 @@ from pofx.kinds.base import Space, Variable, category
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Cursor, Model, Predictive, Unsupported, Value
 from pofx.tasks.coding import BASE, Digits
-from pofx.tasks.compress import HEAD
+from pofx.tasks.container import HEAD
 
 COLUMNS = (
     Variable("three", "category", 3),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from pofx.data import Batch
@@ -137,13 +136,15 @@ class Predictive:
 
     def log_codes(self, levels: int) -> Tensor:
         """Where x is one entry with codes 0 .. K - 1: log P of each code, `(B, K)`."""
-        params = self.params.unsqueeze(1).expand(-1, levels, -1)
-        codes = torch.arange(levels, dtype=torch.float64, device=params.device).expand(len(params), -1)
-        return self.likelihood.log_prob(params, codes.unsqueeze(-1)).squeeze(-1)
+        return self.likelihood.log_codes(self.params, levels)
 
     def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
-        """Where x is one number with a resolution: log mass of intervals low < x < high, `(B, K)` each."""
-        return self.likelihood.groups[0].distribution.log_mass(self.params, low, high)  # type: ignore[union-attr]
+        """Where x is one entry with a mass: log mass of intervals low < x < high, `(B, K)` each."""
+        return self.likelihood.log_mass(self.params, low, high)
+
+    def entry(self, i: int) -> Predictive:
+        """The distribution of flat entry i by itself."""
+        return Predictive(self.likelihood.alone(i), self.likelihood.part(self.params, i))
 
     def take(self, rows: Tensor) -> Predictive:
         """Some rows of it."""
@@ -178,8 +179,13 @@ class Cursor(ABC):
 
 @dataclass(frozen=True)
 class Conditional:
-    """p(x_m | x_o), one mask a row: sample(n, rng) -> (n, B, *event) completed; log_prob(x) -> Value (B,)."""
+    """p(x_m | x_o), one mask a row: sample(n, rng) -> (n, B, *event) completed; log_prob(x) -> Value (B,).
+
+    mean() -> (B, *event) float64, where it is known without draws; of an ordinal between its codes, of a category its
+    likeliest code.
+    """
 
     sample: Callable[[int, Rng], Tensor]
     log_prob: Callable[[Tensor], Value] | None = None
     quality: Quality = Quality.EXACT
+    mean: Callable[[], Tensor] | None = None

@@ -103,15 +103,19 @@ class Cells(nn.Module):
         if self.levels:
             return torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.ones_like(x, dtype=torch.float64)
         x, bounds = x.double(), self._bounds(x.device)
+        low, high = bounds[self.place(x)], bounds[self.place(x) + 1]
+        return self._below(x - self.step / 2, low, high), self._below(x + self.step / 2, low, high)
+
+    def below(self, x: Tensor) -> Tensor:
+        """P(below x | its cell) of any places x `(N,)` among numbers, float64."""
+        x, bounds = x.double(), self._bounds(x.device)
         cell = self.place(x)
-        low, high = bounds[cell], bounds[cell + 1]
+        return self._below(x, bounds[cell], bounds[cell + 1])
 
-        def below(y: Tensor) -> Tensor:
-            p = (y - low) / (high - low)
-            p = torch.where(high.isinf(), -torch.expm1(-self.rates[1] * (y - low)), p)
-            return torch.where(low.isinf(), torch.exp(-self.rates[0] * (high - y)), p).clamp(0, 1)
-
-        return below(x - self.step / 2), below(x + self.step / 2)
+    def _below(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        p = (x - low) / (high - low)
+        p = torch.where(high.isinf(), -torch.expm1(-self.rates[1] * (x - low)), p)
+        return torch.where(low.isinf(), torch.exp(-self.rates[0] * (high - x)), p).clamp(0, 1)
 
     def draw(self, cell: Tensor, rng: Rng) -> Tensor:
         """One x of each cell `(N,)`, float64."""

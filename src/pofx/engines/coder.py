@@ -49,8 +49,7 @@ class Writer:
         if len(symbols):
             table = np.ascontiguousarray(table, np.float32)
             self.coder.encode(np.ascontiguousarray(symbols, np.int32), _family(), table)
-            mass = table[np.arange(len(symbols)), symbols] / table.sum(1)
-            self.ideal -= float(np.log2(np.maximum(mass, 2.0**-24)).sum())
+            self.ideal += _bits(symbols, table)
 
     def put_raw(self, values: NDArray[Any]) -> None:
         """Numbers of 64 bits (N,), as they are."""
@@ -93,6 +92,75 @@ class Reader:
     def exhausted(self) -> bool:
         """Whether all words were used: False after the last symbol means that the words are not what was written."""
         return bool(self.coder.maybe_exhausted())
+
+
+class Stack:
+    """Symbols in and out, last in, first out: what was put since the last `flush` comes out first, in its order.
+
+    Args:
+        words: of a stack that was written before; they must not end in 0.
+    """
+
+    def __init__(self, words: NDArray[np.uint32] | None = None) -> None:
+        import constriction
+
+        stack = constriction.stream.stack.AnsCoder
+        self.coder: Any = stack() if words is None or not len(words) else stack(np.ascontiguousarray(words, np.uint32))
+        self.waiting: list[tuple[Symbols, Table | None]] = []
+        self.put_bits, self.taken_bits = 0.0, 0.0  # -log2 of the probability of all that was put, and taken
+
+    def put(self, symbols: Symbols, table: Table) -> None:
+        """Symbols (N,) with their probabilities (N, K); they reach the stack with the next `flush`."""
+        if len(symbols):
+            pair = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(table, np.float32)
+            self.waiting.append(pair)
+            self.put_bits += _bits(*pair)
+
+    def put_raw(self, values: NDArray[Any]) -> None:
+        """Numbers of 64 bits (N,), as they are."""
+        words = np.ascontiguousarray(values).view(np.uint16).astype(np.int32)
+        if len(words):
+            self.waiting.append((words, None))
+            self.put_bits += WORD * len(words)
+
+    def flush(self) -> None:
+        """Push what waits, so that it is taken in the order in which it was put."""
+        for symbols, table in reversed(self.waiting):
+            if table is None:
+                self.coder.encode_reverse(symbols, _uniform())
+            else:
+                self.coder.encode_reverse(symbols, _family(), table)
+        self.waiting = []
+
+    def take(self, table: Table) -> Symbols:
+        """The next symbols (N,) under their probabilities (N, K)."""
+        if not len(table):
+            return np.zeros(0, np.int32)
+        table = np.ascontiguousarray(table, np.float32)
+        symbols = self.coder.decode(_family(), table)
+        self.taken_bits += _bits(symbols, table)
+        return symbols
+
+    def take_raw(self, count: int, dtype: Any) -> NDArray[Any]:
+        """The next numbers of 64 bits (N,)."""
+        if not count:
+            return np.zeros(0, dtype)
+        self.taken_bits += WORD * count * (64 // WORD)
+        return self.coder.decode(_uniform(), count * (64 // WORD)).astype(np.uint16).view(dtype)
+
+    @property
+    def bits(self) -> int:
+        """What is on the stack."""
+        return int(self.coder.num_valid_bits())
+
+    def words(self) -> NDArray[np.uint32]:
+        """Everything on the stack."""
+        return self.coder.get_compressed()
+
+
+def _bits(symbols: Symbols, table: Table) -> float:
+    mass = table[np.arange(len(symbols)), symbols] / table.sum(1)
+    return -float(np.log2(np.maximum(mass, 2.0**-24)).sum())
 
 
 def fingerprint(tables: list[Table]) -> str:

@@ -329,6 +329,20 @@ class Histogram(Likelihood):
         log_p = params.gather(1, self.cells.place(flat).unsqueeze(1)).squeeze(1) + self.cells.log_density(flat)
         return log_p.masked_fill(~known, -torch.inf).reshape(x.shape)
 
+    def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        if self.cells.levels:
+            return super().log_mass(params, low, high)
+        p = params.double().exp()
+        before = torch.nn.functional.pad(p.cumsum(1), (1, 0))
+
+        def below(edge: Tensor) -> Tensor:
+            flat = edge.flatten()
+            cell = self.cells.place(flat).reshape(edge.shape).expand(len(p), -1)
+            share = self.cells.below(flat).reshape(edge.shape)
+            return before.gather(1, cell) + p.gather(1, cell) * share
+
+        return (below(high) - below(low)).clamp_min(0.0).log()
+
     def sample(self, params: Tensor, rng: Rng) -> Tensor:
         return self.cells.draw(rng.categorical(params), rng).unsqueeze(-1).to(self.space.torch_dtype)
 

@@ -49,6 +49,17 @@ class Categorical:
         log_p = params.log_softmax(-1).gather(-1, code.unsqueeze(-1)).squeeze(-1)
         return log_p.masked_fill(code != x, -torch.inf)
 
+    def log_codes(self, params: Tensor, levels: int) -> Tensor:
+        """Log P of the codes 0 .. K - 1 of one entry, `(B, K)` from params `(B, K)`."""
+        return params.log_softmax(-1)
+
+    def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Log mass of the codes in low < k < high (B, J) under params (B, K) of one entry, nats, float64."""
+        below = torch.nn.functional.pad(params.double().softmax(-1).cumsum(-1), (1, 0))
+        first, end = ((edge.floor() + 1).clamp(0, self.levels).long() for edge in (low, high.ceil() - 1))
+        first, end = (k.expand(len(params), -1) for k in (first, end))
+        return (below.gather(-1, end) - below.gather(-1, first)).clamp_min(0.0).log()
+
     def sample(self, params: Tensor, rng: Rng) -> Tensor:
         """One code per entry."""
         return rng.categorical(params).double()
@@ -85,6 +96,15 @@ class LogisticMixture:
         log_p = torch.logsumexp(log_pi + log_p - self._log_inside(mu, s), -1)
         inside = (x.double() > self.low) & (x.double() < self.high)
         return log_p.masked_fill(~inside, -torch.inf)
+
+    def log_codes(self, params: Tensor, levels: int) -> Tensor:
+        """Log P of the codes 0 .. K - 1 of one entry, `(B, K)` float64, right to 1e-15 of the whole mass."""
+        self._follow(params.device)
+        log_pi, mu, log_s = self._split(params.double().unsqueeze(-2))
+        edges = (torch.arange(levels + 1, dtype=torch.float64, device=params.device) - 0.5 - self.mean_) / self.scale
+        log_w = log_pi - self._log_inside(mu, log_s.exp())
+        below = torch.sigmoid((edges.unsqueeze(-1) - mu) / log_s.exp())
+        return ((below[:, 1:] - below[:, :-1]) @ log_w.exp().movedim(-2, -1)).squeeze(-1).log()
 
     def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Log mass of intervals low < x < high (..., K) under params (..., 3M) of one entry, nats, float64."""
@@ -187,6 +207,26 @@ class Likelihood:
     def mean(self, params: Tensor) -> Tensor:
         """The mean of each entry (of the code, for a discrete one), `(*batch, *event)`, float64."""
         return self._join([g.distribution.mean(self._params(params, g)).double() for g in self.groups])
+
+    def log_codes(self, params: Tensor, levels: int) -> Tensor:
+        """Where x is one entry with codes 0 .. K - 1: log P of each code, `(B, K)`."""
+        return self.groups[0].distribution.log_codes(params, levels)
+
+    def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Where x is one entry: log mass of the intervals low < x < high, `(B, K)` each, or `(1, K)`; float64."""
+        return self.groups[0].distribution.log_mass(params, low, high)
+
+    def alone(self, entry: int) -> Likelihood:
+        """The likelihood of one flat entry by itself."""
+        group = next(g for g in self.groups if entry in g.entries)
+        components = getattr(group.distribution, "components", 1)
+        return Likelihood(self.space.sub([entry]), components, self.longest)
+
+    def part(self, params: Tensor, entry: int) -> Tensor:
+        """The parameters of one flat entry, `(*batch, width)`."""
+        group = next(g for g in self.groups if entry in g.entries)
+        start = group.offset + group.entries.index(entry) * group.width
+        return params[..., start : start + group.width]
 
     def widths(self) -> list[int]:
         """The number of parameters of each entry, in flat order."""

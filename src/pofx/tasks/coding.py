@@ -4,6 +4,8 @@
     many codes,   n = round(x / r) inside a window, written in digits of base K: P(digit | digits before) is the mass of
     or reals      its interval; outside the window an escape symbol, and the number itself in 64 bits
 
+    latents       k = floor(2^16 Phi(z)), the bins of equal mass under N(0, 1), in two digits of 8 bits, by q(z | x)
+
 Reals have a resolution r, to which both sides round; a number that is not a multiple of r to the last bit is escaped.
 """
 
@@ -11,23 +13,41 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pofx.engines.coder import Reader, Table, Writer
+from pofx.engines.coder import Symbols, Table
 from pofx.kinds.base import Variable
 from pofx.model import Predictive, Unsupported
 
 BASE = 512  # symbols of one digit
 WIDE = 1024  # codes up to which one table serves
 REACH = 24.0  # the window, in standard deviations each way
+FINE = 256  # latent bins in a digit, two digits in all
+LATENT_BITS = 16  # of a latent's place among its bins
+BLOCK = 1 << 21  # numbers in a table that is computed at once
 
 
-def codec(v: Variable) -> Codes | Digits:
-    """How entries of a variable are written.
+class Sink(Protocol):
+    """What takes symbols and numbers of 64 bits."""
+
+    def put(self, symbols: Symbols, table: Table) -> None: ...
+    def put_raw(self, values: NDArray[np.float64]) -> None: ...
+
+
+class Source(Protocol):
+    """What gives them back, in the order in which they were put."""
+
+    def take(self, table: Table) -> Symbols: ...
+    def take_raw(self, count: int, dtype: type) -> NDArray[np.float64]: ...
+
+
+def codec(v: Variable, base: int = BASE) -> Codes | Digits:
+    """How entries of a variable are written; `base` is the symbols of a digit of a long one.
 
     Raises:
         Unsupported: a real number without a resolution has no probability, so no length in bits.
@@ -36,7 +56,7 @@ def codec(v: Variable) -> Codes | Digits:
         return Codes(v.levels)
     if not v.discrete and not v.resolution:
         raise Unsupported(f"{v.name}: a real column without a resolution cannot be coded; round it, and fit again")
-    return Digits.of(v)
+    return Digits.of(v, base)
 
 
 @dataclass(frozen=True)
@@ -47,15 +67,19 @@ class Codes:
 
     def table(self, p: Predictive) -> Table:
         """P(code) of every row, (B, K)."""
-        return _normalised(p.log_codes(self.levels))
+        rows = max(1, BLOCK // self.levels)
+        if len(p.params) <= rows:
+            return _normalised(p.log_codes(self.levels))
+        parts = torch.arange(len(p.params)).split(rows)
+        return np.concatenate([_normalised(p.take(part).log_codes(self.levels)) for part in parts])
 
-    def write(self, out: Writer, p: Predictive, x: Tensor, rows: NDArray[np.intp]) -> None:
+    def write(self, out: Sink, p: Predictive, x: Tensor, rows: NDArray[np.intp]) -> None:
         """Put the entry x (B,) of some rows."""
-        out.put(x.long().numpy()[rows].astype(np.int32), self.table(p)[rows])
+        out.put(x.long().numpy()[rows].astype(np.int32), self.table(_some(p, rows)))
 
-    def read(self, source: Reader, p: Predictive, rows: NDArray[np.intp]) -> Tensor:
+    def read(self, source: Source, p: Predictive, rows: NDArray[np.intp]) -> Tensor:
         """Take the entry of some rows, float64 (len(rows),)."""
-        return torch.from_numpy(source.take(self.table(p)[rows]).astype(np.float64))
+        return torch.from_numpy(source.take(self.table(_some(p, rows))).astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -65,9 +89,10 @@ class Digits:
     step: float
     first: int
     digits: int
+    base: int = BASE
 
     @classmethod
-    def of(cls, v: Variable) -> Digits:
+    def of(cls, v: Variable, base: int = BASE) -> Digits:
         """The window of a variable."""
         step = 1.0 if v.discrete else v.resolution
         low = max(v.mean - REACH * v.scale, -math.inf if v.low is None else v.low)
@@ -75,37 +100,37 @@ class Digits:
         if v.discrete:
             low, high = 0.0, v.levels - 1.0
         first, last = round(low / step), round(high / step)
-        return cls(step, first, max(1, math.ceil(math.log(last - first + 1, BASE) - 1e-9)))
+        return cls(step, first, max(1, math.ceil(math.log(last - first + 1, base) - 1e-9)), base)
 
     def number(self, n: NDArray[np.int64]) -> NDArray[np.float64]:
         """The multiple of the step that n stands for: n / 10, not n * 0.1, which is another float."""
         whole = round(1 / self.step) if self.step < 1 else 0
         return np.divide(n, whole) if whole and abs(whole * self.step - 1) < 1e-9 else np.multiply(n, self.step)
 
-    def write(self, out: Writer, p: Predictive, x: Tensor, rows: NDArray[np.intp]) -> None:
+    def write(self, out: Sink, p: Predictive, x: Tensor, rows: NDArray[np.intp]) -> None:
         """Put the entry x (B,) of some rows."""
         value = x.double().numpy()[rows]
         n = np.rint(np.nan_to_num(value / self.step)).astype(np.int64)
         k = n - self.first
         again = self.number(n)
-        fits = (again == value) & (np.signbit(again) == np.signbit(value)) & (k >= 0) & (k < BASE**self.digits)
+        fits = (again == value) & (np.signbit(again) == np.signbit(value)) & (k >= 0) & (k < self.base**self.digits)
         escape = (~fits).astype(np.int32)
         out.put(escape, _escapes(len(rows)))
         out.put_raw(value[~fits])
         start, rows, k = np.zeros(int(fits.sum()), np.int64), rows[fits], k[fits]
         for place in reversed(range(self.digits)):
-            digit = k // BASE**place % BASE
+            digit = k // self.base**place % self.base
             out.put(digit.astype(np.int32), self._table(p, rows, start, place))
-            start = start + digit * BASE**place
+            start = start + digit * self.base**place
 
-    def read(self, source: Reader, p: Predictive, rows: NDArray[np.intp]) -> Tensor:
+    def read(self, source: Source, p: Predictive, rows: NDArray[np.intp]) -> Tensor:
         """Take the entry of some rows, float64 (len(rows),)."""
         escaped = source.take(_escapes(len(rows))) == 1
         value = np.zeros(len(rows))
         value[escaped] = source.take_raw(int(escaped.sum()), np.float64)
         start, rows = np.zeros(int((~escaped).sum()), np.int64), rows[~escaped]
         for place in reversed(range(self.digits)):
-            start = start + source.take(self._table(p, rows, start, place)).astype(np.int64) * BASE**place
+            start = start + source.take(self._table(p, rows, start, place)).astype(np.int64) * self.base**place
         value[~escaped] = self.number(start + self.first)
         return torch.from_numpy(value)
 
@@ -115,9 +140,9 @@ class Digits:
         return self._table(p, rows, np.zeros(len(rows), np.int64), self.digits - 1)
 
     def _table(self, p: Predictive, rows: NDArray[np.intp], start: NDArray[np.int64], place: int) -> Table:
-        """P(digit at a place | those before), (len(rows), BASE)."""
-        size = BASE**place
-        edges = start[:, None] + self.first + size * np.arange(BASE + 1)
+        """P(digit at a place | those before), (len(rows), base)."""
+        size = self.base**place
+        edges = start[:, None] + self.first + size * np.arange(self.base + 1)
         edge = torch.from_numpy((edges - 0.5) * self.step)
         return _normalised(p.take(torch.from_numpy(rows)).log_mass(edge[:, :-1], edge[:, 1:]))
 
@@ -128,6 +153,48 @@ def likeliest(p: Predictive, v: Variable) -> Tensor:
         return torch.from_numpy(Codes(v.levels).table(p).argmax(1).astype(np.float64))
     mean, step = p.mean().reshape(len(p.params)), 1.0 if v.discrete else v.resolution
     return torch.round(mean / step) * step
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A real latent under the prior N(0, 1): the number of its bin of equal mass, told by a normal q."""
+
+    def value(self, k: NDArray[np.int64]) -> Tensor:
+        """The median of bins, float64 of the same shape."""
+        return torch.special.ndtri((torch.from_numpy(k).double() + 0.5) / FINE**2)
+
+    def write(self, out: Sink, k: NDArray[np.int64], mean: Tensor, spread: Tensor) -> None:
+        """Put bins k (N,) under N(mean, spread), float64 (N,) each."""
+        coarse = k // FINE
+        out.put(coarse.astype(np.int32), self._table(mean, spread, None))
+        out.put((k % FINE).astype(np.int32), self._table(mean, spread, coarse))
+
+    def read(self, source: Source, mean: Tensor, spread: Tensor) -> NDArray[np.int64]:
+        """Take bins (N,)."""
+        coarse = source.take(self._table(mean, spread, None)).astype(np.int64)
+        return coarse * FINE + source.take(self._table(mean, spread, coarse))
+
+    def _table(self, mean: Tensor, spread: Tensor, coarse: NDArray[np.int64] | None) -> Table:
+        place = torch.arange(FINE + 1, dtype=torch.float64)
+        share = (
+            place / FINE
+            if coarse is None
+            else (torch.from_numpy(coarse).double().unsqueeze(1) * FINE + place) / FINE**2
+        )
+        below = (torch.special.ndtri(share) - mean.unsqueeze(1)) / spread.unsqueeze(1)
+        # on the side of the smaller tail, where a difference of two masses near 1 would be lost
+        sign = torch.where(below[:, :1] > 0, -1.0, 1.0)
+        mass = torch.special.ndtr(sign * below).diff(dim=1).abs()
+        return _normalised(mass.log())
+
+
+def shares(log_p: Tensor) -> Table:
+    """Probabilities (N, K) of log masses."""
+    return _normalised(log_p)
+
+
+def _some(p: Predictive, rows: NDArray[np.intp]) -> Predictive:
+    return p if len(rows) == len(p.params) else p.take(torch.from_numpy(rows))
 
 
 def _normalised(log_p: Tensor) -> Table:

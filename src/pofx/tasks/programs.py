@@ -1,0 +1,270 @@
+"""Programs: what the writer and the reader of a compressed file both run, so that both see the same numbers.
+
+    Walk        entry by entry with a cursor: P(x_i | entries before it) in a range coder
+    Marginals   the same for a model that knows log p of any entries: P(x_i | x_<i) = p(x_<i, x_i) / p(x_<i)
+
+A program walks chunks of one number of rows, the last one padded; for floats computed in another shape differ in their
+last bits. An entry that is missing costs its part of the mask, which stands before everything else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.engines.coder import Reader, Table, Writer, fingerprint
+from pofx.kinds.base import Variable
+from pofx.kinds.likelihood import Likelihood
+from pofx.model import Cursor, Model, Predictive, Quality, Unsupported
+from pofx.tasks.coding import BASE, Sink, Source, codec, likeliest
+from pofx.tasks.container import Words
+
+PROBED, PROBE_ROWS = 16, 4  # entries and rows of the probe
+FEW = 32  # symbols of a digit where each costs an evaluation of log p
+POINTS = 4  # numbers at which an interval's mass is measured
+Each = Callable[[int, Predictive], Tensor]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a program wrote.
+
+    Args:
+        words: of the coder.
+        ideal: -log2 of the probability of what the model told: bits.
+        initial: words on the stack before the first row.
+        facts: for the Answer.
+    """
+
+    words: Words
+    ideal: float
+    initial: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Program(ABC):
+    """How rows become words and words become rows.
+
+    Args:
+        model: fitted.
+        given: name -> `(N, *given_event)`.
+        chunk: rows that are computed together; a short chunk is padded.
+    """
+
+    number: ClassVar[int]  # in the file
+
+    def __init__(self, model: Model, given: Mapping[str, Tensor], chunk: int) -> None:
+        self.model, self.given, self.chunk = model, given, chunk
+
+    @abstractmethod
+    def probe(self) -> int:
+        """A hash of some probabilities: machines that agree here compute the same numbers."""
+
+    @abstractmethod
+    def write(self, x: Tensor, observed: Tensor) -> Written:
+        """Rows `(N, D)` and which entries are observed, as words."""
+
+    @abstractmethod
+    def read(self, words: Words, rows: int, gaps: Any, initial: int) -> tuple[Tensor, Tensor]:
+        """What `write` was given, float64 `(rows, D)`, and which entries are observed."""
+
+    def told(self, rows: slice) -> dict[str, Tensor] | None:
+        """The givens of a chunk, padded."""
+        parts = {k: v[rows] for k, v in self.given.items()}
+        return {k: padded(v, self.chunk) for k, v in parts.items()} or None
+
+
+class Walk(Program):
+    """Entry by entry, with the model's cursor."""
+
+    number, base = 0, BASE
+
+    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
+        """A cursor over the entries."""
+        return self.model.steps(rows, given)
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Slices of at most `chunk` rows."""
+        return (slice(start, min(rows, start + self.chunk)) for start in range(0, rows, self.chunk))
+
+    def run(self, rows: slice, each: Each, entries: int | None = None) -> None:
+        """Through the entries: `each(entry, likelihood)` says what stands in the entry, `(chunk,)` float64."""
+        cursor = self.cursor(self.chunk, self.told(rows))
+        p: Predictive | None = cursor.start()
+        for entry in list(cursor.order)[:entries]:
+            assert p is not None, "the cursor ended before its order did"
+            p = cursor.next(each(entry, p))
+
+    def probe(self) -> int:
+        tables: list[Table] = []
+
+        def each(entry: int, p: Predictive) -> Tensor:
+            v = self.model.space.variable(entry)
+            tables.append(codec(v, self.base).table(p)[:PROBE_ROWS])
+            return likeliest(p, v)
+
+        self.run(slice(0, self.chunk), each, PROBED)
+        return number_of(tables)
+
+    def write(self, x: Tensor, observed: Tensor) -> Written:
+        out = Writer()
+        write_mask(out, observed)
+        for rows in self.chunks(len(x)):
+            self._write_rows(out, rows, x[rows], observed[rows])
+        return Written(out.words(), out.ideal)
+
+    def _write_rows(self, out: Writer, rows: slice, x: Tensor, observed: Tensor) -> None:
+        def each(entry: int, p: Predictive) -> Tensor:
+            v, seen = self.model.space.variable(entry), _seen(observed, entry)
+            value = self._blank(p, v, len(seen))
+            value[seen] = x[seen, entry].double()
+            codec(v, self.base).write(out, p, value, seen)
+            return value
+
+        self.run(rows, each)
+
+    def read(self, words: Words, rows: int, gaps: Any, initial: int) -> tuple[Tensor, Tensor]:
+        source = Reader(words)
+        observed = read_mask(source, rows, gaps)
+        parts = [self._read_rows(source, some, observed[some]) for some in self.chunks(rows)]
+        return torch.cat(parts), observed
+
+    def _read_rows(self, source: Reader, rows: slice, observed: Tensor) -> Tensor:
+        x = torch.zeros(self.chunk, observed.shape[1], dtype=torch.float64)
+
+        def each(entry: int, p: Predictive) -> Tensor:
+            v, seen = self.model.space.variable(entry), _seen(observed, entry)
+            value = self._blank(p, v, len(seen))
+            value[seen] = codec(v, self.base).read(source, p, seen)
+            x[:, entry] = value
+            return value
+
+        self.run(rows, each)
+        return x[: len(observed)]
+
+    def _blank(self, p: Predictive, v: Variable, seen: int) -> Tensor:
+        """What stands in gaps and padding; both sides know it."""
+        return torch.zeros(self.chunk, dtype=torch.float64) if seen == self.chunk else likeliest(p, v)
+
+
+class Marginals(Walk):
+    """Entry by entry, by the log p of the entries so far with each value that the next one can have.
+
+    Raises:
+        Unsupported: log p of some entries alone is not exact.
+    """
+
+    number, base = 2, FEW
+
+    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
+        return Prefixes(self.model, rows, given)
+
+
+class Prefixes(Cursor):
+    """A cursor over any model whose log p of some entries alone is exact.
+
+    Args:
+        model: offers log_prob.
+        rows: walked together.
+        given: name -> `(rows, *given_event)`.
+    """
+
+    def __init__(self, model: Model, rows: int, given: dict[str, Tensor] | None) -> None:
+        self.model, self.given, self.t = model, given or {}, 0
+        self.order = list(range(model.space.size))
+        self.x = torch.zeros(rows, model.space.size, dtype=torch.float64)
+
+    def start(self) -> Predictive:
+        return Predictive(Ratio(self, self.t), torch.arange(len(self.x), dtype=torch.float64).unsqueeze(1))
+
+    def next(self, x_i: Tensor) -> Predictive | None:
+        self.x[:, self.t] = x_i.double()
+        self.t += 1
+        return self.start() if self.t < len(self.order) else None
+
+    def reorder(self, rows: Tensor) -> None:
+        self.x, self.given = self.x[rows], {k: v[rows] for k, v in self.given.items()}
+
+    def log_p(self, rows: Tensor, entry: int, value: Tensor) -> Tensor:
+        """log p of the entries before one and of its values `(B, K)`, for rows `(B,)`."""
+        space, (B, K) = self.model.space, value.shape
+        x = self.x[rows].repeat_interleave(K, 0)
+        x[:, entry] = value.flatten().double()
+        known = (torch.arange(space.size) <= entry).expand(B * K, -1).reshape(B * K, *space.shape)
+        many = {k: v[rows].repeat_interleave(K, 0) for k, v in self.given.items()}
+        event = x.to(space.torch_dtype).reshape(B * K, *space.shape)
+        found = self.model.log_prob(event, many or None, known, rng=0)
+        if found.quality is not Quality.EXACT:
+            raise Unsupported(f"{self.model.name}: log p of some entries alone is a {found.quality.value}, not exact")
+        return found.value.double().reshape(B, K)
+
+
+class Ratio(Likelihood):
+    """One entry given those before it; the parameters of a row are its number.
+
+    Args:
+        walk: where it is asked.
+        entry: which.
+    """
+
+    def __init__(self, walk: Prefixes, entry: int) -> None:
+        self.walk, self.entry, self.variable = walk, entry, walk.model.space.variable(entry)
+
+    def log_codes(self, params: Tensor, levels: int) -> Tensor:
+        rows = params[:, 0].long()
+        codes = torch.arange(levels, dtype=torch.float64).expand(len(rows), -1)
+        return self.walk.log_p(rows, self.entry, codes)
+
+    def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Up to a factor for each row: the mean mass of some numbers of each interval, times how many it has."""
+        step = 1.0 if self.variable.discrete else self.variable.resolution
+        count = torch.round((high - low) / step)
+        points = min(POINTS, int(count.max()))
+        place = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        n = ((low / step + 0.5).round().unsqueeze(-1) + (count.unsqueeze(-1) * place).floor()) * step
+        log_p = self.walk.log_p(params[:, 0].long(), self.entry, n.flatten(1)).reshape(*n.shape)
+        return torch.logsumexp(log_p, -1) + count.log()
+
+    def mean(self, params: Tensor) -> Tensor:
+        """A number that both sides know, `(B, 1)`: the column's mean."""
+        return torch.full((len(params), 1), self.variable.mean, dtype=torch.float64)
+
+
+def padded(rows: Tensor, count: int) -> Tensor:
+    """Rows `(n, ...)` and copies of the last one, `(count, ...)`."""
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
+
+
+def number_of(tables: list[Table]) -> int:
+    """64 bits of the hash of tables."""
+    return int(fingerprint(tables)[:16], 16)
+
+
+def write_mask(out: Sink, observed: Tensor) -> None:
+    """Which entries are missing, column by column, where any is."""
+    for entry in (~observed).any(0).nonzero()[:, 0].tolist():
+        gaps = (~observed[:, entry]).numpy().astype(np.int32)
+        out.put(gaps, _share(int(gaps.sum()), len(observed)))
+
+
+def read_mask(source: Source, rows: int, gaps: Any) -> Tensor:
+    """Which entries are observed, `(rows, D)`, where each entry has so many gaps."""
+    observed = torch.ones(rows, len(gaps), dtype=torch.bool)
+    for entry in gaps.nonzero()[0]:
+        observed[:, entry] = torch.from_numpy(source.take(_share(int(gaps[entry]), rows)) == 0)
+    return observed
+
+
+def _share(gaps: int, rows: int) -> Table:
+    p = gaps / rows
+    return np.tile(np.array([[1 - p, p]], np.float32), (rows, 1))
+
+
+def _seen(observed: Tensor, entry: int) -> Any:
+    return observed[:, entry].numpy().nonzero()[0]
