@@ -58,7 +58,7 @@ class TestPreconditioning:
     def test_constants_of_edm(self):
         """c_out and c_in: a network that returns its scaled input gives (c_skip - c_out c_in) u_t, as v is EDM's -F."""
         model = Diffusion(**SMALL).build(real(2))
-        model._body = lambda scaled, u, level, c, observed: scaled
+        model.net.forward = lambda scaled, u, level, c, observed: scaled
         u, s = torch.tensor([[0.7, -0.3]]), 0.5
         d = model.denoise(u, torch.ones(1), torch.full((1,), s))
         skip, out, into = 1 / (s**2 + 1), s / math.sqrt(s**2 + 1), 1 / math.sqrt(s**2 + 1)

@@ -30,7 +30,7 @@ from pofx.engines.ode import METHODS, log_likelihood, odeint
 from pofx.engines.transport import assignment, groups
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
-from pofx.nn.velocity import Velocity
+from pofx.nn.velocity import SHORT, Velocity, octaves
 
 LOG_2PI = math.log(2 * math.pi)
 LEVELS = (1e-3, 80.0)  # t / (1 - t) that the network tells apart
@@ -49,7 +49,8 @@ class ContinuousFlow(Model):
         probes: of Hutchinson's estimator, for each draw of `log_prob`.
         kinetic: weight of the path's energy, likelihood only.
         width, depth, blocks, dropout: of the network, see `Velocity`.
-        frequencies: octaves of Fourier features; None: 8 for matching, none for likelihood.
+        frequencies: octaves of Fourier features; None: for matching 4, or as many up to 8 as resolve
+            levels; for likelihood none.
         solver: "euler", "heun", "rk4" or "dopri5", with fixed steps.
         solver_steps: of sampling and density. train_steps: of the likelihood objective.
         lr, weight_decay: of AdamW; lr None: 4e-3, but 1e-3 for vectors of more than 16 entries.
@@ -125,8 +126,10 @@ class ContinuousFlow(Model):
 
     def _build(self) -> None:
         matching = self.objective == "matching"
-        self.batch_size = 64 if len(self.space.shape) == 3 else 128  # type: ignore[misc]
-        frequencies = (8 if matching else 0) if self.frequencies is None else self.frequencies
+        picture = len(self.space.shape) == 3
+        self.batch_size = 64 if picture else 512 if matching and self.space.size <= SHORT else 128  # type: ignore[misc]
+        waves = octaves(self.space.meta.get("finest")) if matching else 0
+        frequencies = waves if self.frequencies is None else self.frequencies
         self.net = Velocity(self.space.shape, self.width, self.depth, self.blocks, self.dropout, frequencies)
         sizes = {k: s.spec for k, s in self.given.items()}
         self.conditioner = Conditioner(sizes, self.net.features) if self.given else None
@@ -135,7 +138,7 @@ class ContinuousFlow(Model):
         self.register_buffer("grid", s**2 if matching else s, persistent=False)
 
     def _players(self) -> list[Player]:
-        lr = self.lr or (4e-3 if self.net.picture or self.space.size <= 16 else 1e-3)
+        lr = self.lr or (4e-3 if self.net.picture or self.space.size <= SHORT else 1e-3)
         loss = self._matching if self.objective == "matching" else self._negative_likelihood
         return [Player("field", list(self.parameters()), loss, lr=lr, weight_decay=self.weight_decay)]
 

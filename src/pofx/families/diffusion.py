@@ -20,7 +20,6 @@ arXiv:2210.02747).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -33,7 +32,7 @@ from pofx.engines.guidance import repaint
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Conditioner, drop
 from pofx.nn.mlp import MLP
-from pofx.nn.unet import UNet, fourier
+from pofx.nn.velocity import SHORT, Clock, Velocity, octaves
 
 FAR = 64  # rows of which one is of large noise
 
@@ -52,12 +51,14 @@ class Diffusion(Model):
         solver: "heun", "churn" (EDM's stochastic one), "ddim", "ddpm" (ancestral) or "dpm++2m".
         solver_steps: levels of the sampler; heun and churn ask the network 2 solver_steps - 1 times, others once each.
         density: of log_prob: "bound", or "ode" (the probability flow's, an estimate).
-        width: features of the network; None: 16 or 32 channels for small and other pictures, 256 for vectors.
+        width: features of the network; None: 16 or 32 channels for small and other pictures, 128 for vectors of up to
+            16 entries, 256 for others.
         depth: sizes of the U-Net or blocks of the MLP; None: by the Space.
         blocks: residual blocks at each size of the U-Net.
         patch: side of the squares of pixels that enter it as channels; None: 2 for pictures from 24 pixels on.
         dropout: probability inside each block.
-        frequencies: octaves of Fourier features of each entry, from 2 radians per standard deviation.
+        frequencies: octaves of Fourier features of each entry, from 2 radians per standard deviation; None: 4, or as
+            many up to 8 as resolve the levels of a picture or a column.
         sigma_min, sigma_max: range of noise levels, in standard deviations of the data; where it starts, if learned.
         rho: curvature of the "edm" sampler's grid of levels.
         levels: noise levels for each draw of `log_prob`.
@@ -101,7 +102,7 @@ class Diffusion(Model):
         blocks: int = 1,
         patch: int | None = None,
         dropout: float = 0.0,
-        frequencies: int = 8,
+        frequencies: int | None = None,
         sigma_min: float = 1e-3,
         sigma_max: float = 80.0,
         rho: float = 7.0,
@@ -129,35 +130,35 @@ class Diffusion(Model):
     def _build(self) -> None:
         shape = self.space.shape
         self.picture = self.space.layout == "grid" and len(shape) == 3
-        small = self.picture and self.space.size <= 256
-        width = self.width or ((16 if small else 32) if self.picture else 256)
         said = [Column(kind, start, tuple(values)) for kind, start, values in self.space.meta.get("columns", ())]
         self.columns = Columns(said) if said else None
-        self.features = 4 * width if self.picture else width // 4 if said else width
-        self.features += self.features % 2
-        entries = 2 + 2 * self.frequencies  # the entry, its mask, sines and cosines
-        c, size, depth = self.features, self.space.size, self.depth
         if self.columns is not None:
-            pieces, smooth = self.columns.pieces, len(self.columns.smooth)
-            wide = pieces + size + len(said)
-            self.net: nn.Module = MLP(wide, pieces + smooth, width, depth or 4, c, self.dropout, zero=True)
-        elif self.picture:
-            patch = self.patch or (2 if self._large else 1)
-            depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / patch / 4)) + 1))
-            channels = (shape[0] * entries, shape[0])
-            self.net = UNet(*channels, width, depth, self.blocks, c, dropout=self.dropout, patch=patch)
+            c = self._column_body(self.columns)
         else:
-            self.net = MLP(size * entries, size, width, depth or 4, c, self.dropout, zero=True)
-        self.clock = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
+            waves = octaves(self.space.meta.get("finest")) if self.frequencies is None else self.frequencies
+            event = shape if self.picture else (self.space.size,)
+            patch = self.patch or (2 if self._large else 1)
+            self.net: nn.Module = Velocity(
+                event, self.width, self.depth, self.blocks, self.dropout, waves, patch if self.picture else 1
+            )
+            c = self.net.features
         self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
-        self.register_buffer("omega", 2.0 ** torch.arange(1, self.frequencies + 1), persistent=False)
         learned = (self.schedule or ("learned" if said else "even")) == "learned"
         self.spacing = Schedule(self.sigma_min, self.sigma_max, free=not said) if learned else None
 
+    def _column_body(self, columns: Columns) -> int:
+        """The network of a table with levels or categories, and the features of its condition."""
+        width = self.width or 256
+        c = width // 4 + width // 4 % 2
+        wide = columns.pieces + self.space.size + len(columns.columns)
+        self.net = MLP(wide, columns.pieces + len(columns.smooth), width, self.depth or 4, c, self.dropout, zero=True)
+        self.clock = Clock(c)
+        return c
+
     @property
     def batch_size(self) -> int:  # type: ignore[override]
-        """Rows of a step: more of a table, whose rows are small."""
-        return 256 if self.columns is not None else 64
+        """Rows of a step: more of vectors, which are small."""
+        return 64 if self.picture else 256 if self.columns is not None or self.space.size > SHORT else 512
 
     @property
     def span(self) -> Range:
@@ -167,7 +168,7 @@ class Diffusion(Model):
     @property
     def _rate(self) -> float:
         # a wide vector's few heavy entries make the loss of small noise jump: a quick learner never settles
-        fast = self.picture or self.space.size <= 16
+        fast = self.picture or self.space.size <= SHORT
         return self.lr or (2e-3 if self.columns is not None or self._large else 4e-3 if fast else 1e-3)
 
     @property
@@ -284,43 +285,29 @@ class Diffusion(Model):
         wide = (-1, *[1] * (u_t.ndim - 1))
         level = (sigma / alpha).clamp(self.span.sigma_min, self.span.sigma_max)
         scaled = u_t / torch.hypot(alpha, sigma).reshape(wide)
-        c = self.clock(fourier(level.log() / 4, self.features, 0.5, 60.0))
-        if self.conditioner is not None:
-            c = c + self.conditioner(given, len(u_t), keep)
+        c = None if self.conditioner is None else self.conditioner(given, len(u_t), keep)
         # u_t / alpha, but finite where alpha is 0
         clean = scaled * (1 + level**2).sqrt().reshape(wide)
         if self.columns is not None:
             return self._of_columns(self.columns, scaled, clean, level, c, observed)
         k, g = (t.reshape(wide) for t in self._reading(alpha, sigma))
-        return k * u_t - g * self._body(scaled, clean, level, c, observed)
+        return k * u_t - g * self.net(scaled, clean, level, c, observed)
 
     def _of_columns(
-        self, columns: Columns, scaled: Tensor, v: Tensor, level: Tensor, c: Tensor, observed: Tensor | None
+        self, columns: Columns, scaled: Tensor, v: Tensor, level: Tensor, c: Tensor | None, observed: Tensor | None
     ) -> Tensor:
         """D as a mean over the pieces of every column, to whose log probabilities the network adds."""
         if observed is not None:
             scaled, v = torch.where(observed, scaled, 0.0), torch.where(observed, v, 0.0)
         log_p, means = columns.evidence(v, level, observed)
         mask = torch.ones_like(v) if observed is None else observed.to(v.dtype)
-        out = self.net(torch.cat([2 * log_p.exp(), scaled, columns.observed(mask)], 1), c)
+        out = self.net(torch.cat([2 * log_p.exp(), scaled, columns.observed(mask)], 1), self.clock(level, c))
         d = columns.mean(columns.normalised(log_p + out[:, : columns.pieces]), means)
         if not columns.smooth:
             return d
         # what pieces cannot say: finer than they are, and small where the noise is
         fine = (level / (1 + level**2).sqrt())[:, None] * out[:, columns.pieces :]
         return d.index_add(1, torch.tensor(columns.smooth, device=d.device), fine)
-
-    def _body(self, scaled: Tensor, u: Tensor, level: Tensor, c: Tensor, observed: Tensor | None) -> Tensor:
-        mask = torch.ones_like(scaled) if observed is None else observed.to(scaled.dtype)
-        # sin(w u) of the clean u shrinks by exp(-w^2 level^2 / 2) under the noise: finer waves vanish, not alias
-        shrink = torch.exp(-0.5 * (self.omega * level[:, None]).square())
-        shrink = shrink.reshape(*shrink.shape, *[1] * (u.ndim - 1))
-        angle = u[:, None] * self.omega.reshape(-1, *[1] * (u.ndim - 1))
-        waves = [torch.nan_to_num(shrink * wave) for wave in (angle.sin(), angle.cos())]
-        parts = torch.cat([scaled[:, None], mask[:, None], *waves], 1)
-        if self.picture:
-            return self.net(parts.flatten(1, 2), c)
-        return self.net(parts.flatten(1), c).reshape(scaled.shape)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         rows = len(u_t)

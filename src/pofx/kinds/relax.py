@@ -192,9 +192,12 @@ class Chart(nn.Module):
         return Space(shape, (Variable("u"),), layout, "chart", "float32", self._meta())
 
     def _meta(self) -> dict[str, Any]:
-        """Where the points are, column by column in the order of u: kind, first entry, levels."""
+        """The narrowest level's width, and where points are, column by column in u: kind, first entry, levels."""
+        levels = torch.tensor([self.data_space.variable(i).discrete for i in self.smooth], dtype=torch.bool)
+        widths = (self.step / self.scale)[levels & self.cloud]
+        finest = {"finest": float(widths.min())} if len(widths) else {}
         if not self.points:
-            return {}
+            return finest
         columns: list[tuple[str, int, list[float]]] = []
         for k, i in enumerate(self.smooth):
             v = self.data_space.variable(i)
@@ -204,7 +207,7 @@ class Chart(nn.Module):
         for levels_of in self.levels:
             columns.append(("codes", start, [CODE_SIZE] * levels_of))
             start += levels_of
-        return {"columns": columns}
+        return finest | {"columns": columns}
 
 
 def _numbers(v: Variable) -> tuple[float, float, float, float, float, float]:

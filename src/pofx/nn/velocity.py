@@ -18,17 +18,44 @@ from torch import Tensor, nn
 from .mlp import MLP
 from .unet import UNet, fourier
 
+SHORT = 16  # entries of a short vector
+
+
+def octaves(finest: float | None) -> int:
+    """Octaves of waves, from 2 radians: 4, or as many up to 8 as resolve levels of the width `finest`.
+
+    >>> octaves(None), octaves(1 / 6), octaves(0.01)
+    (4, 6, 8)
+    """
+    return 4 if finest is None else max(4, min(8, math.ceil(math.log2(2 * math.pi / finest))))
+
+
+class Clock(nn.Module):
+    """Noise levels (B,) and a condition c (B, width), if any, to one vector (B, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.net = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, level: Tensor, c: Tensor | None = None) -> Tensor:
+        """The vector that a body is conditioned on."""
+        h = self.net(fourier(level.log() / 4, self.width, 0.5, 60.0))
+        return h if c is None else h + c
+
 
 class Velocity(nn.Module):
     """u (B, *event), level (B,), c (B, c_dim) -> (B, *event); the output starts at exactly 0.
 
     Args:
         shape: the event: (C, H, W) for a picture, anything else is a vector.
-        width: features, or channels at full size; None: 16 or 32 for small and other pictures, 256 for vectors.
+        width: features, or channels at full size; None: 16 or 32 for small and other pictures, 128 or 256 for short
+            and other vectors.
         depth: sizes of the U-Net or blocks of the MLP; None: by the shape.
         blocks: residual blocks at each size of the U-Net.
         dropout: probability inside each block.
         frequencies: octaves of Fourier features of each entry, from 2 radians; 0 for none.
+        patch: side of the squares of pixels that enter the U-Net as channels.
     """
 
     omega: Tensor
@@ -40,28 +67,29 @@ class Velocity(nn.Module):
         depth: int | None = None,
         blocks: int = 1,
         dropout: float = 0.0,
-        frequencies: int = 8,
+        frequencies: int = 4,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         self.picture, size = len(shape) == 3, math.prod(shape)
-        width = width or ((16 if size <= 256 else 32) if self.picture else 256)
+        width = width or ((16 if size <= 256 else 32) if self.picture else 128 if size <= SHORT else 256)
         self.features = 4 * width if self.picture else width
         self.features += self.features % 2
         entries, c = 2 + 2 * frequencies, self.features
         if self.picture:
-            depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / 4)) + 1))
-            self.net: nn.Module = UNet(shape[0] * entries, shape[0], width, depth, blocks, c, dropout=dropout)
+            depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / patch / 4)) + 1))
+            channels = (shape[0] * entries, shape[0])
+            self.net: nn.Module = UNet(*channels, width, depth, blocks, c, dropout=dropout, patch=patch)
         else:
             self.net = MLP(size * entries, size, width, depth or 4, c, dropout, zero=True)
-        self.clock = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
+        self.clock = Clock(c)
         self.register_buffer("omega", 2.0 ** torch.arange(1, frequencies + 1), persistent=False)
 
     def forward(
         self, scaled: Tensor, u: Tensor, level: Tensor, c: Tensor | None = None, observed: Tensor | None = None
     ) -> Tensor:
         """F at u, whose unit-variance version is `scaled`; `observed` says which entries are no pure noise."""
-        h = self.clock(fourier(level.log() / 4, self.features, 0.5, 60.0))
-        h = h if c is None else h + c
+        h = self.clock(level, c)
         mask = torch.ones_like(scaled) if observed is None else observed.to(scaled.dtype)
         parts = [scaled[:, None], mask[:, None], *self._waves(u, level)]
         entries = torch.cat(parts, 1)
