@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "mixture": "pofx.families.mixture:Mixture",
     "kde": "pofx.families.kde:KDE",
     "trees": "pofx.families.trees:Trees",
+    "conditionals": "pofx.families.conditionals:Conditionals",
     "copula": "pofx.families.copula:Copula",
     "discriminative": "pofx.families.discriminative:Discriminative",
     "autoregressive": "pofx.families.autoregressive:Autoregressive",
