@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pofx.tasks.density import density as density
     from pofx.tasks.depend import depend as depend
     from pofx.tasks.embed import embed as embed
+    from pofx.tasks.forecast import forecast as forecast
+    from pofx.tasks.forecast import log_score as log_score
     from pofx.tasks.impute import impute as impute
     from pofx.tasks.interpolate import interpolate as interpolate
     from pofx.tasks.judge import Judgement as Judgement
@@ -60,7 +62,7 @@ _HOMES = {
     "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
-    "contribute": "pofx.tasks.contribute",
+    "contribute": "pofx.tasks.contribute", "forecast": "pofx.tasks.forecast", "log_score": "pofx.tasks.forecast",
     "cluster": "pofx.tasks.cluster", "depend": "pofx.tasks.depend", "embed": "pofx.tasks.embed",
     "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pofx.kinds.array import Array
 from pofx.kinds.base import Kind
 from pofx.kinds.image import Image
+from pofx.kinds.series import Series
 from pofx.kinds.table import Table
 from pofx.kinds.text import Text
 
@@ -12,6 +13,7 @@ from pofx.kinds.text import Text
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
+        Series(),
         Table(),
         Image(),
         Text(),

@@ -102,6 +102,18 @@ class Text(Kind):
         """Prompts as `(x, observed)` `(N, D)`: whatever comes after a prompt is missing."""
         return self._encode(rows, space, open_ended=True)
 
+    def prompt(self, text: Words, space: Space) -> Tensor:
+        """The codes of one prompt of any length, `(T,)`."""
+        (one,) = _list(text)
+        return torch.from_numpy(_symbols(space).codes(one, "the prompt"))
+
+    def spelt(self, codes: Tensor, like: Words, space: Space) -> list[Words]:
+        """Codes `(N, T)` of any length as texts of the type of `like`; END and all after it are left out."""
+        ending, kind = Ending.of(space), "bytes" if isinstance(like, bytes) else "str"
+        ends = ending.lengths(codes).tolist() if ending else [codes.shape[1]] * len(codes)
+        symbols = _symbols(space)
+        return [symbols.text(row[:n].numpy(), kind) for row, n in zip(codes.cpu(), ends, strict=True)]
+
     def rows(self, source: Any, space: Space) -> list[Words]:
         """The texts of a file as a model of this Space takes them: documents, or windows side by side."""
         unit, form = space.meta["unit"], space.meta["form"]

@@ -15,5 +15,6 @@ TASKS: dict[str, str] = {
     "depend": "pofx.tasks.depend",
     "interpolate": "pofx.tasks.interpolate",
     "restore": "pofx.tasks.restore",
+    "forecast": "pofx.tasks.forecast",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""
