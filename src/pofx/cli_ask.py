@@ -237,3 +237,38 @@ def classify(
     words |= {} if belongs is None else {"belongs": [float(p) for p in belongs], "temperature": facts["temperature"]}
     strangers = "" if belongs is None else f"; {int((belongs <= 0.05).sum())} rows belong to no class (p <= 0.05)"
     io.tell(json_, words, f"{len(sure)} rows, {float(sure.mean()):.1%} sure on average{strangers}")
+
+
+@questions.command()
+def forecast(
+    run: Run,
+    past: Annotated[str, typer.Argument(help="The file of a series; for text, words or a file to go on from.")],
+    ahead: Annotated[int | None, typer.Option(help="Steps or symbols.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Futures; default 200 of a series, 1 of a text.")] = None,
+    quantiles: Annotated[str, typer.Option(help="Levels, for series.")] = "0.1,0.5,0.9",
+    calibration: Annotated[
+        str | None, typer.Option(help="A later stretch of the series, unseen in training: it sets the quantiles.")
+    ] = None,
+    out: Out = None,
+    given: Given = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """What comes next? Quantiles of series, continuations of texts."""
+    from pofx.tasks.forecast import forecast as ask
+
+    model = io.load(run, add)
+    levels = [float(q) for q in quantiles.split(",") if q.strip()]
+    known = None if calibration is None else io.windows(model, calibration)
+    answer = ask(
+        model, io.past(model, past), ahead, io.values(given), draws=draws, quantiles=levels, calibration=known,
+        rng=seed, route=route,
+    )  # fmt: skip
+    value = answer.value if model.space.kind == "text" else io.forecasts(answer)
+    if out is not None:
+        io.write(value.rename_axis("time").reset_index() if hasattr(value, "columns") else value, out, model)
+    words = {"quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
+    text = "\n\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    io.tell(json_, words | {"value": io.plain(value)}, f"wrote {out}" if out else text)

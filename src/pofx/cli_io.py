@@ -49,7 +49,7 @@ def rows(model: Any, data: str) -> Any:
         return KINDS[raw.space.kind].restore(raw.x, raw.space)
     if model.space.kind == "table":
         return frame(data)
-    return KINDS[model.space.kind].read(find(data)).x
+    return KINDS[model.space.kind].rows(find(data), model.space)
 
 
 def held(source: str) -> Any:
@@ -62,10 +62,10 @@ def held(source: str) -> Any:
 
 def gaps(model: Any, data: str) -> Any:
     """Rows with gaps: a table's cells can be blank; a picture in a file cannot say where its holes are."""
-    if model.space.kind != "table":
+    if model.space.kind not in ("table", "series", "text"):
         raise ValueError(
-            f"impute takes tables here, and this model knows the kind {model.space.kind!r}; from Python, "
-            "pofx.impute(model, x, observed=mask) takes any."
+            f"impute takes tables, series and texts here, and this model knows the kind {model.space.kind!r}; "
+            "from Python, pofx.impute(model, x, observed=mask) takes any."
         )
     return rows(model, data)
 
@@ -177,10 +177,58 @@ def write(value: Any, out: Path, model: Any) -> None:
         np.save(out, np.asarray(value))
     elif suffix == ".csv":
         np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
+    elif suffix == ".txt" and model.space.kind == "text":
+        texts = [value] if isinstance(value, (str, bytes)) else value
+        written = [t if isinstance(t, bytes) else t.encode("utf-8", "replace") for t in texts]
+        out.write_bytes(b"".join(t + b"\n" for t in written))
     elif suffix == ".png":
         picture(value, out, model)
     else:
-        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png.")
+        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png (.txt for texts).")
+
+
+def past(model: Any, data: str) -> Any:
+    """What a forecast goes on from: the series of a file; for text a file's text, or the words themselves."""
+    from pofx.data import find
+    from pofx.kinds import KINDS
+    from pofx.kinds._texts import content
+
+    if model.space.kind != "text":
+        return KINDS[model.space.kind].rows(find(data), model.space)
+    try:
+        path = find(data)
+    except (FileNotFoundError, OSError):  # a long prompt is no file's name
+        return data
+    return content(path, None if model.space.meta["type"] == "bytes" else "utf-8")
+
+
+def windows(model: Any, source: str) -> Any:
+    """The windows of a file as a model of series was fitted to them, all of them to calibrate with."""
+    from dataclasses import replace
+
+    import torch
+
+    from pofx.data import Data, find
+    from pofx.kinds import KINDS
+
+    kind, space = KINDS[model.space.kind], model.space
+    if space.kind != "series" or "before" in space.meta:
+        raise ValueError("--calibration: takes a model of whole windows of series.")
+    raw = kind.read(find(source), channels=space.meta["channels"], length=space.shape[0])  # type: ignore[call-arg]
+    none = torch.arange(0)
+    data = Data(raw.x, space, observed=raw.observed)
+    return replace(data, split={"train": none, "valid": torch.arange(len(data)), "test": none})
+
+
+def forecasts(answer: Any) -> Any:
+    """The quantiles of a forecast side by side, one table for each series."""
+    import pandas as pd
+
+    levels, parts = answer.diagnostics["quantiles"], []
+    for q, value in zip(levels, answer.value, strict=True):
+        single = value if hasattr(value, "columns") else pd.DataFrame(value.reshape(-1, value.shape[-1]))
+        parts.append(single.add_suffix(f" q{q:g}"))
+    return pd.concat(parts, axis=1)
 
 
 def picture(value: Any, out: Path, model: Any) -> None:

@@ -98,7 +98,7 @@ class Series(Kind):
         if missing:
             raise ValueError(f"given {missing}: these series have {sorted(known) or 'none'}; 'past' needs ahead=.")
         mask = None if observed.all() else torch.from_numpy(observed)
-        values, spaces = ({k: v[i] for k, v in known.items()} for i in (0, 1))
+        values, spaces = {k: v for k, (v, _) in known.items()}, {k: s for k, (_, s) in known.items()}
         return Raw(torch.from_numpy(x), space, values, spaces, mask, tuple(notes), start)
 
     def encode(self, rows: Any, space: Space) -> tuple[Tensor, Tensor]:

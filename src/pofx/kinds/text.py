@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.kinds._symbols import UNITS, Symbols, Words
+from pofx.kinds._symbols import UNITS, Symbols, Words, words
 from pofx.kinds._texts import SUFFIXES, column_of, content, folder, frame_of, lines_of, suffix_of
 from pofx.kinds.base import Kind, Raw, Space, Variable
 from pofx.kinds.ending import Ending
@@ -85,7 +85,7 @@ class Text(Kind):
         codes = [symbols.codes(t, f"text {k}") for k, t in enumerate(texts)]
         if unit == "byte" and isinstance(source, Path):
             kind = "str" if _is_utf8(texts) else "bytes"
-        meta = {"unit": unit, "type": kind, "form": form, "tokenizer": symbols.tokenizer}
+        meta: dict[str, Any] = {"unit": unit, "type": kind, "form": form, "tokenizer": symbols.tokenizer}
         if form == "documents":
             x, notes = _documents(codes, length, symbols.count)
             meta |= {"end": symbols.count, "pad": symbols.count + 1}
@@ -145,9 +145,9 @@ class Text(Kind):
         _refuse_gap(space)
         if space.meta["unit"] != "character":
             raise ValueError(f"a missing {space.meta['unit']} has no mark inside a text; give impute its mask.")
-        out = []
+        out: list[Words] = []
         for text, seen in zip(_list(rows), observed.cpu().tolist(), strict=True):
-            out.append("".join(c if known else GAP for c, known in zip(text, seen, strict=False)))
+            out.append("".join(c if known else GAP for c, known in zip(words(text), seen, strict=False)))
         return _as_given(out, rows)
 
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:

@@ -81,7 +81,8 @@ def forecast(
         raise ValueError(f"forecast: got quantiles {list(quantiles)}; expected levels between 0 and 1, such as 0.9.")
     x, observed, known, ahead = _question(model, past, ahead, given)
     found = _drawn(model, x, observed, known, draws or 200, rng, route)
-    future, facts = found.raw[:, :, -ahead:], dict(found.diagnostics)  # type: ignore[index]
+    future = found.raw[:, :, -ahead:]  # type: ignore[index]
+    facts = {k: v for k, v in found.diagnostics.items() if not isinstance(v, Tensor)}
     if calibration is not None:
         future, facts["calibration rows"] = _calibrated(model, future, calibration, ahead, rng, found.route)
     levels = torch.tensor(list(quantiles), dtype=torch.float64)
