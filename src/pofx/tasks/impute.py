@@ -4,11 +4,15 @@
 
 Routes, best first: the model's own conditional; a particle filter along its cursor; guidance of its denoiser; a Gibbs
 chain between x_m and z; a Langevin chain on its score; the nearest of many samples. In-painting is the same question.
+Draws of one model vary as x_m given x_o does; what is not known about the model itself they leave out. Several models,
+each fitted to a bootstrap sample of the rows (`pofx.Imputer(models=...)`), put that in: such draws are proper (Rubin
+1987), and what is worked out on each completion may be pooled (`pofx.metrics.pooling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +25,7 @@ from pofx.kinds import KINDS
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
+from pofx.tasks.completion import summary
 
 QUESTION = "What is missing?"
 UNIT = "the data's own"
@@ -28,7 +33,7 @@ PARTICLES = 16
 
 
 def impute(
-    model: Model,
+    model: Model | Sequence[Model],
     x: Any,
     given: Mapping[str, Any] | None = None,
     *,
@@ -40,7 +45,7 @@ def impute(
     """Complete rows with missing entries, several times.
 
     Args:
-        model: fitted.
+        model: fitted; or several, fitted to bootstrap samples of the same rows: the draws are dealt out among them.
         x: rows in the user's own type with their gaps (NaN, None), or a tensor `(N, *event)` with a mask.
         given: name -> one value, or N values.
         observed: `(N, *event)` bool, where x itself cannot say (pictures): False is missing.
@@ -50,26 +55,68 @@ def impute(
 
     Returns:
         An Answer whose value is a list of `draws` completed objects of the user's type; `raw` is `(draws, N, *event)`.
+        Its diagnostics hold what the draws say together: "mean" in the user's type, "spread", "low" and "high" (see
+        `completion.summary`).
     """
     if draws < 1:
         raise ValueError(f"impute: got draws = {draws}, expected at least 1.")
-    rows, seen = rows_of(model, x)
+    models = [model] if isinstance(model, Model) else list(model)
+    rows, seen = rows_of(models[0], x)
     if observed is not None:
         if tuple(observed.shape) != tuple(rows.shape):
             raise ValueError(f"impute: observed has shape {tuple(observed.shape)}, expected {tuple(rows.shape)}.")
         seen = seen & torch.as_tensor(observed, dtype=torch.bool)
-    holes = ~seen.flatten(1).all(1)
-    given = given_for(model, given, len(rows))
-    completed = rows.expand(draws, *rows.shape).clone()
-    question = {"given": {k: v[holes] for k, v in given.items()}, "draws": draws, "rng": Rng(rng)}
-    if not bool(holes.any()):
-        found = Answer(None, UNIT, Quality.EXACT, "nothing was missing", "impute")
-    else:
-        found = solve("impute", ROUTES, model, route, x=rows[holes], observed=seen[holes], **question)
-        completed[:, holes] = torch.where(seen[holes], rows[holes], found.raw)  # type: ignore[arg-type]
+    given = given_for(models[0], given, len(rows))
+    found = _dealt(models, rows, seen, given, draws, Rng(rng), route)
+    assert found.raw is not None
     user = rows if isinstance(x, Tensor) or not hasattr(x, "__len__") else x
-    value = [_restored(model, user, completed[k], seen) for k in range(draws)]
-    return Answer(value, UNIT, found.quality, found.route, "impute", completed, diagnostics=found.diagnostics)
+    value = [_restored(models[0], user, found.raw[k], seen) for k in range(draws)]
+    told = dict(found.diagnostics)
+    told |= summary(models[0].space, x, rows.cpu(), seen.cpu(), found.raw.cpu(), told.pop("expected", None))
+    told["draws vary with"] = "the model's law and its fit" if len(models) > 1 else "the model's law, not its fit"
+    return replace(found, value=value, task="impute", unit=UNIT, diagnostics=told)
+
+
+def _dealt(
+    models: list[Model], rows: Tensor, seen: Tensor, given: dict[str, Tensor], draws: int, rng: Rng, route: str | None
+) -> Answer:
+    """The draws of each model in its turn: `raw` is `(draws, N, *event)`."""
+    if len(models) == 1:
+        return _completed(models[0], rows, seen, given, draws, rng, route)
+    if not models or any(m.space != models[0].space for m in models):
+        raise ValueError("impute: the models must be fitted to the same columns; fit them with one Data.")
+    counts = [draws // len(models) + (k < draws % len(models)) for k in range(len(models))]
+    parts = [
+        _completed(m, rows, seen, given, c, rng, route) for m, c in zip(models, counts, strict=True) if c
+    ]  # fmt: skip
+    raw = torch.cat([part.raw for part in parts if part.raw is not None])
+    quality = parts[0].quality if all(p.quality is parts[0].quality for p in parts) else Quality.ESTIMATE
+    told = dict(parts[0].diagnostics)
+    means = [part.diagnostics.get("expected") for part in parts]
+    told.pop("expected", None)
+    numbers = all(v.support != "category" for v in models[0].space.variables)
+    if numbers and all(mean is not None for mean in means):
+        told["expected"] = torch.stack(means).mean(0)  # type: ignore[arg-type]
+    return replace(parts[0], raw=raw, quality=quality, diagnostics=told)
+
+
+def _completed(
+    model: Model, rows: Tensor, seen: Tensor, given: dict[str, Tensor], draws: int, rng: Rng, route: str | None
+) -> Answer:
+    """Draws of one model, with what was observed put back: `raw` is `(draws, N, *event)`."""
+    holes = ~seen.flatten(1).all(1)
+    completed = rows.expand(draws, *rows.shape).clone()
+    if not bool(holes.any()):
+        return Answer(None, UNIT, Quality.EXACT, "nothing was missing", "impute", completed)
+    question = {"given": {k: v[holes] for k, v in given.items()}, "draws": draws, "rng": rng}
+    found = solve("impute", ROUTES, model, route, x=rows[holes], observed=seen[holes], **question)
+    completed[:, holes] = torch.where(seen[holes], rows[holes], found.raw)  # type: ignore[arg-type]
+    told = dict(found.diagnostics)
+    if "expected" in told:
+        whole = rows.double().clone()
+        whole[holes] = told["expected"]
+        told["expected"] = whole
+    return replace(found, raw=completed, diagnostics=told)
 
 
 def _restored(model: Model, user: Any, x: Tensor, observed: Tensor) -> Any:
@@ -83,7 +130,8 @@ def by_condition(model: Model, x: Tensor, observed: Tensor, given: dict[str, Ten
     """The model's own conditional p(x_m | x_o)."""
     with torch.no_grad():
         conditional = model.condition(x, observed, given or None)
-        return _draws(conditional.sample(draws, rng), conditional.quality)
+        told = {} if conditional.mean is None else {"expected": conditional.mean().cpu()}
+        return _draws(conditional.sample(draws, rng), conditional.quality, told)
 
 
 def by_particles(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
