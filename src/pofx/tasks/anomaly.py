@@ -2,22 +2,37 @@
 
     score s(x), larger = stranger;      p-value = (1 + #{calibration: s_i >= s(x)}) / (n + 1)     (Bates et al. 2023)
 
-The p-value needs no "contamination" guess: for a row that belongs, P(p <= u) <= u. Routes: -log p; the error of
-denoising x from one noise level; the error of its reconstruction; its distance to the model's own samples.
+    log prob        -log p(x)                          ratio           -log p(x) + log p_background(x)
+    composite       -log p(x) and -sum_j log p(x_j), each on the scale of the model's own draws
+    typicality      |-log p(x) - its mean over the calibration rows|, for rows or batches of rows
+    complexity      -log p(x) - (nats that a general compressor needs for x)
+    denoising, reconstruction, score norm, distance (to samples): for models without a density
+
+The p-value needs no "contamination" guess: for a row that belongs, P(p <= u) <= u. `fdr` flags rows so that the expected
+share of false alarms among them is at most that. A high density is no proof: where rows are *more* probable than those
+that belong, one-sided scores are blind to them, and the answer warns. Every score is finite.
+
+References: Bishop 1994; Ren 2019 (arXiv:1906.02845, ratio); Nalisnick 2019 (arXiv:1906.02994, typicality); Serra 2020
+(arXiv:1909.11480, complexity); Varin, Reid and Firth 2011 (composite likelihood); Bates 2023 (arXiv:2104.08279).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.engines.estimators import drawn
-from pofx.metrics.scores import conformal_pvalues
-from pofx.model import Model, Quality
+from pofx.engines.zipped import code_nats
+from pofx.metrics.scores import OnlineFDR, benjamini_hochberg, conformal_pvalues, storey, typicality_pvalues
+from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
+from pofx.tasks.anomalies import Anomalies, Asked, inverted
 from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
 from pofx.tasks.density import by_log_prob as log_density
 
@@ -25,6 +40,16 @@ QUESTION = "What does not belong?"
 UNIT = "score"
 IMPOSSIBLE = 1e6  # every score is finite: what has probability 0 is stranger than anything possible
 NOISE = 0.5  # the noise level, in standard deviations of the chart, at which denoising tells most about x
+OWN = 300  # draws of the model on whose scale its parts are put together
+FDR = {"benjamini-hochberg": benjamini_hochberg, "storey": storey}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Rows that belong, scored once: by which route, and how."""
+
+    route: str
+    scores: np.ndarray[Any, Any]
 
 
 def anomaly(
@@ -33,10 +58,14 @@ def anomaly(
     calibration: Any = None,
     given: Mapping[str, Any] | None = None,
     *,
+    background: Model | None = None,
+    fdr: float | None = None,
+    control: str = "benjamini-hochberg",
+    batch: int = 1,
     draws: int = 8,
     rng: Rng | torch.Generator | int | None = 0,
     route: str | None = None,
-) -> Answer:
+) -> Anomalies:
     """How strange each row is.
 
     Args:
@@ -44,25 +73,118 @@ def anomaly(
         x: rows in the user's own type, or a tensor `(N, *event)`.
         calibration: rows that belong, unseen in training (Data: its validation part); they give p-values.
         given: name -> one value, or N values.
+        background: a model of what all such rows have in common; it brings the likelihood ratio. See `perturbed`.
+        fdr: flag rows so that the expected share of false ones among them is at most this; needs calibration.
+        control: "benjamini-hochberg" or "storey", which finds more where many rows are strange.
+        batch: judge this many consecutive rows together, by their mean score; a shorter rest is left out.
         draws: Monte-Carlo draws of the score.
         rng: of those draws.
-        route: a route by name; None takes the best.
+        route: a route by name; None takes the best (with a background: the ratio).
 
     Returns:
-        An Answer with value = scores `(N,)`, and `diagnostics["p"]` = conformal p-values `(N,)` where calibrated.
+        An answer with value = scores `(N,)`, or one a batch. Where calibrated its diagnostics hold `p`, conformal
+        p-values, and where asked for `flagged`, bool. `explain()` says why in words, `reasons()` which entries are odd.
+
+    Raises:
+        ValueError: fdr without calibration, or fewer rows than a batch. Unsupported: no route.
     """
+    if fdr is not None and calibration is None:
+        raise ValueError("anomaly: fdr needs p-values; pass calibration=<rows that belong, unseen in training>.")
+    if control not in FDR:
+        raise ValueError(f"anomaly: control is {control!r}; expected one of {', '.join(FDR)}.")
+    asked = _asked(model, x, given, draws, rng, background, calibration is not None)
+    found = solve("anomaly", ROUTES, model, route or ("ratio" if background else None), asked=asked)
+    known = None if calibration is None else _known(model, calibration, asked, found.route)
+    answer = _judged(model, asked, found, known, batch)
+    if fdr is None:
+        return answer
+    return answer.flag(FDR[control](answer.diagnostics["p"], fdr), f"{control} at a false discovery rate of {fdr:g}")
+
+
+def watch(
+    model: Model,
+    batches: Iterable[Any],
+    calibration: Any,
+    given: Mapping[str, Any] | None = None,
+    *,
+    background: Model | None = None,
+    fdr: float = 0.1,
+    draws: int = 8,
+    rng: Rng | torch.Generator | int | None = 0,
+    route: str | None = None,
+) -> Iterator[Anomalies]:
+    """How strange each row of a stream is: one answer a batch, decided row by row, in constant memory.
+
+    Args:
+        model, calibration, background, draws, rng, route: as in `anomaly`; the calibration rows are scored once.
+        batches: any iterable of rows, of any sizes.
+        given: name -> one value for all.
+        fdr: the false discovery rate at every time, by LORD++ (`pofx.metrics.scores.OnlineFDR`).
+
+    Yields:
+        Answers with `p` and `flagged`; diagnostics also count `rows seen` and `rows flagged` so far.
+    """
+    decide, noise, known = OnlineFDR(fdr), Rng(rng), None
+    seen = strange = 0
+    for x in batches:
+        asked = _asked(model, x, given, draws, noise, background, True)
+        name = known.route if known else route or ("ratio" if background else None)
+        found = solve("anomaly", ROUTES, model, name, asked=asked)
+        known = known or _known(model, calibration, asked, found.route)
+        answer = _judged(model, asked, found, known, 1)
+        answer = answer.flag(decide(answer.diagnostics["p"]), f"LORD++ at a false discovery rate of {fdr:g}")
+        seen, strange = seen + len(answer.value), strange + int(answer.diagnostics["flagged"].sum())
+        yield dataclasses.replace(
+            answer, diagnostics={**answer.diagnostics, "rows seen": seen, "rows flagged": strange}
+        )
+
+
+def _asked(
+    model: Model, x: Any, given: Mapping[str, Any] | None, draws: int, rng: Any, background: Model | None, both: bool
+) -> Asked:
     rows, observed = rows_of(model, x)
-    asked = given_for(model, given, len(rows))
-    question = {"draws": draws, "rng": Rng(rng), "given": asked}
-    found = solve("anomaly", ROUTES, model, route, x=rows, observed=observed, **question)
-    if calibration is None:
-        return found
+    if background is not None and background.space.shape != model.space.shape:
+        raise ValueError(
+            f"anomaly: the background models x of shape {background.space.shape}, the model {model.space.shape}; "
+            "expected the same."
+        )
+    return Asked(rows, observed, given_for(model, given, len(rows)), draws, Rng(rng), background, both)
+
+
+def _known(model: Model, calibration: Any, asked: Asked, name: str) -> Known:
+    """The scores of the calibration rows, by the same route."""
     held_out = calibration.part("valid") if hasattr(calibration, "part") else calibration
-    known, seen = rows_of(model, held_out)
-    question |= {"rng": Rng(0), "given": _calibration_given(asked, held_out)}
-    scores = solve("anomaly", ROUTES, model, found.route, x=known, observed=seen, **question).value
-    p = conformal_pvalues(scores, found.value)
-    return _with(found, {**found.diagnostics, "p": p, "calibration rows": len(known)})
+    x, observed = rows_of(model, held_out)
+    if not len(x):
+        raise ValueError("anomaly: got no calibration rows; expected rows that belong, unseen in training.")
+    theirs = _calibration_given(asked.given, held_out)
+    again = dataclasses.replace(asked, x=x, observed=observed, given=theirs, rng=Rng(0))
+    return Known(name, solve("anomaly", ROUTES, model, name, asked=again).value.numpy())
+
+
+def _judged(model: Model, asked: Asked, found: Answer, known: Known | None, batch: int) -> Anomalies:
+    """Scores as an answer, with p-values where rows that belong are known."""
+    value = _grouped(found.value, batch, "rows")
+    more = {"batch": batch} if batch > 1 else {}
+    if known is None:
+        return Anomalies.of(found, model, asked, value, None, {**found.diagnostics, **more})
+    scores = _grouped(torch.from_numpy(known.scores), batch, "calibration rows").numpy()
+    more |= {"calibration rows": len(known.scores)}
+    if found.route == "typicality":
+        p = typicality_pvalues(scores, value)
+        middle = float(scores.mean())
+        value, scores = (value - middle).abs(), np.abs(scores - middle)
+    else:
+        p = conformal_pvalues(scores, value)
+        more |= inverted(scores, value.numpy()) if found.route in ONE_SIDED else {}
+    return Anomalies.of(found, model, asked, value, scores, {**found.diagnostics, "p": p, **more})
+
+
+def _grouped(scores: Tensor, batch: int, of: str) -> Tensor:
+    """Mean scores of consecutive rows."""
+    if batch < 1 or len(scores) < batch:
+        raise ValueError(f"anomaly: got {len(scores)} {of} and batch={batch}; expected at least one whole batch.")
+    return scores if batch == 1 else scores[: len(scores) // batch * batch].reshape(-1, batch).mean(1)
 
 
 def _calibration_given(asked: Mapping[str, Tensor], calibration: Any) -> dict[str, Tensor]:
@@ -80,60 +202,131 @@ def _calibration_given(asked: Mapping[str, Tensor], calibration: Any) -> dict[st
     return {name: has[name] for name in asked}
 
 
-def by_log_prob(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+def by_log_prob(model: Model, asked: Asked) -> Answer:
     """-log p(x): the rarer, the stranger; a row of probability 0 scores IMPOSSIBLE nats."""
-    found = log_density(model, x, observed, given, draws, rng)
+    found = log_density(model, asked.x, asked.observed, asked.given, asked.draws, asked.rng)
     score = torch.nan_to_num(-found.value, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE)
     return Answer(score, found.unit, -found.quality, stderr=found.stderr)
 
 
-def by_denoising(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+def by_composite(model: Model, asked: Asked) -> Answer:
+    """-log p of the row and of its entries one by one, put together on the scale of the model's own draws."""
+    if asked.given:
+        raise Unsupported("its scale is that of draws which are given nothing")
+    x = model.sample(OWN, None, Rng(0))
+    own, theirs = _parts(model, x, torch.ones_like(x, dtype=torch.bool)), _parts(model, asked.x, asked.observed)
+    middle, spread = own.median(0).values, own.quantile(0.75, 0) - own.quantile(0.25, 0)
+    score = ((theirs - middle) / spread.clamp_min(1e-3)).sum(1)
+    return Answer(score, "spreads of the model's own draws", Quality.EXACT)
+
+
+def _parts(model: Model, x: Tensor, observed: Tensor) -> Tensor:
+    """-log p(x) and -sum_j log p(x_j), `(N, 2)`, finite; what is missing adds nothing."""
+    whole = model.log_prob(x, None, observed).value
+    single, flat = torch.zeros(len(x), dtype=torch.float64), x.flatten(1)
+    for j in range(model.space.size):
+        values, which = torch.unique(flat[:, j], return_inverse=True)
+        rows = flat.new_zeros(len(values), flat.shape[1])
+        mask = torch.zeros_like(rows, dtype=torch.bool)
+        rows[:, j], mask[:, j] = values, True
+        found = model.log_prob(rows.reshape(-1, *x.shape[1:]), None, mask.reshape(-1, *x.shape[1:]))
+        if found.quality is not Quality.EXACT:
+            raise Unsupported("its marginals are not exact")
+        single += torch.where(observed.flatten(1)[:, j], found.value.double()[which], 0.0)
+    return torch.nan_to_num(-torch.stack([whole.double(), single], 1), posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE)
+
+
+def by_ratio(model: Model, asked: Asked) -> Answer:
+    """-log p(x) + log p(x) of a background model: what both find likely or unlikely cancels."""
+    if asked.background is None:
+        raise Unsupported("a likelihood ratio needs background=<a model of what all such rows share>")
+    found = by_log_prob(model, asked)
+    shared = {name: value for name, value in asked.given.items() if name in asked.background.given}
+    behind = by_log_prob(asked.background, dataclasses.replace(asked, given=shared))
+    quality = found.quality + (-behind.quality)
+    return Answer(found.value - behind.value, "nats", quality if quality is Quality.EXACT else Quality.ESTIMATE)
+
+
+def by_typicality(model: Model, asked: Asked) -> Answer:
+    """How far -log p(x) lies, on either side, from its mean over rows that belong."""
+    if not asked.calibrated:
+        raise Unsupported("typicality needs calibration=<rows that belong, unseen in training>")
+    return by_log_prob(model, asked)  # the distance is taken by `_judged`, which knows the mean
+
+
+def by_complexity(model: Model, asked: Asked) -> Answer:
+    """-log p(x) less what a general compressor needs: plain rows are likely anywhere, and no less strange."""
+    if not bool(asked.observed.all()):
+        raise Unsupported("a compressor needs complete rows")
+    if not model.space.mass:
+        raise Unsupported("log p is a density, which no number of bits compares with")
+    found, zipped = by_log_prob(model, asked), torch.from_numpy(code_nats(_levels(asked.x, model)))
+    return dataclasses.replace(found, value=found.value - zipped, unit="nats")
+
+
+def _levels(x: Tensor, model: Model) -> np.ndarray[Any, Any]:
+    """x as whole numbers, in a dtype that only the Space decides."""
+    variables = [model.space.variable(i) for i in range(model.space.size)]
+    if model.space.discrete:
+        return x.cpu().numpy().astype(np.uint8 if max(v.levels for v in variables) <= 256 else np.int32)
+    steps = torch.tensor([1.0 if v.discrete else v.resolution for v in variables], dtype=torch.float64)
+    return torch.round(x.double() / steps.reshape(model.space.shape)).long().cpu().numpy()
+
+
+def by_denoising(model: Model, asked: Asked) -> Answer:
     """How badly x is restored from noise."""
-    u, mask = model.chart.encode(x), model.chart.mask(observed)
+    u, mask = model.chart.encode(asked.x), model.chart.mask(asked.observed)
     one, total = torch.ones(len(u)), torch.zeros(len(u), dtype=torch.float64)
     with torch.no_grad():
-        for _ in range(draws):
-            noisy = u + NOISE * rng.normal(tuple(u.shape))
-            total += _squared(model.denoise(noisy, one, one * NOISE, given) - u, mask)
-    return Answer(total / draws, "squared error in the chart", Quality.ESTIMATE)
+        for _ in range(asked.draws):
+            noisy = u + NOISE * asked.rng.normal(tuple(u.shape))
+            total += _squared(model.denoise(noisy, one, one * NOISE, asked.given) - u, mask)
+    return Answer(total / asked.draws, "squared error in the chart", Quality.ESTIMATE)
 
 
-def by_reconstruction(
-    model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng
-) -> Answer:
+def by_reconstruction(model: Model, asked: Asked) -> Answer:
     """How unlikely x is under the reconstruction of itself."""
+    c = asked.given or None
     with torch.no_grad():
-        q = model.encode(x, given or None)
-        score = torch.zeros(len(x), dtype=torch.float64)
-        for _ in range(draws):
-            z = drawn(q, rng)
-            log_p = model.decode(z, given or None).log_prob(x)
-            score -= torch.where(observed, log_p, 0.0).flatten(1).sum(1).double() / draws
+        q = model.encode(asked.x, c)
+        score = torch.zeros(len(asked.x), dtype=torch.float64)
+        for _ in range(asked.draws):
+            log_p = model.decode(drawn(q, asked.rng), c).log_prob(asked.x)
+            score -= torch.where(asked.observed, log_p, 0.0).flatten(1).sum(1).double() / asked.draws
+    score = torch.nan_to_num(score, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE)
     return Answer(score, "nats", Quality.ESTIMATE)
 
 
-def by_distance(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+def by_distance(model: Model, asked: Asked) -> Answer:
     """The distance to the fifth nearest of 2000 samples."""
-    pools = Pools(model, given, 2000, rng)
-    u, mask = model.chart.encode(x).flatten(1), model.chart.mask(observed).flatten(1)
+    pools = Pools(model, asked.given, 2000, asked.rng)
+    u, mask = model.chart.encode(asked.x).flatten(1), model.chart.mask(asked.observed).flatten(1)
     squares = (((u[i] - pools.of(i)[1]) * mask[i]).square().sum(1) for i in range(len(u)))
     gaps = [square.topk(5, largest=False).values[-1] for square in squares]
     return Answer(torch.stack(gaps).sqrt().double(), "distance in the chart", Quality.ESTIMATE)
+
+
+def by_score_norm(model: Model, asked: Asked) -> Answer:
+    """The length of the gradient of log p at x: typical rows lie near modes or on plateaus."""
+    if not bool(asked.observed.all()):
+        raise Unsupported("a gradient needs complete rows")
+    slope = model.score(model.chart.encode(asked.x), asked.given).detach()
+    return Answer(slope.double().flatten(1).norm(dim=1), "nats per unit of the chart", Quality.ESTIMATE)
 
 
 def _squared(error: Tensor, mask: Tensor) -> Tensor:
     return (error.double().square() * mask).flatten(1).sum(1)
 
 
-def _with(answer: Answer, diagnostics: Mapping[str, Any]) -> Answer:
-    import dataclasses
-
-    return dataclasses.replace(answer, diagnostics=diagnostics)
-
-
 ROUTES = (
     route(by_log_prob, "log_prob"),
+    route(by_composite, "log_prob", "sample", sources="Varin, Reid and Firth 2011"),
+    route(by_ratio, "log_prob", sources="Ren et al. 2019 (arXiv:1906.02845)"),
+    route(by_typicality, "log_prob", sources="Nalisnick et al. 2019 (arXiv:1906.02994)"),
+    route(by_complexity, "log_prob", sources="Serra et al. 2020 (arXiv:1909.11480)"),
     route(by_denoising, "denoise", sources="Graham et al. 2023 (arXiv:2211.07740)"),
     route(by_reconstruction, "encode", "decode"),
     route(by_distance, "sample", sources="Angiulli and Pizzuti 2002"),
+    route(by_score_norm, "score", sources="Mahmood et al. 2021 (arXiv:2010.13132)"),
 )
+ONE_SIDED = ("log prob", "composite", "reconstruction")  # scores that a high density makes small

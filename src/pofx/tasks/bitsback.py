@@ -6,7 +6,8 @@
 The reader runs backwards: it takes z, takes x, and puts z under q(z | x), so that the stack is what the writer found.
 Real latents live on the 2^16 bins of equal mass under N(0, 1); coins and codes as they are. q is known by its mean and
 variance (its own law, where it is diagonal). A stack must hold something before it can give: chunks of 1, 1, 2, 4, ...
-rows need no more initial bits than the first row, which start as words that are always the same.
+rows (fewer, where a row leaves less than it takes) need no more initial bits than the first one takes; these are words
+that are always the same.
 
 References: BB-ANS, Townsend 2019 (arXiv:1901.04866); Bit-Swap, Kingma 2019 (arXiv:1905.06845).
 """
@@ -26,12 +27,13 @@ from pofx.engines.coder import Stack, Table
 from pofx.kinds.base import Space
 from pofx.model import Given, Model, Predictive, Unsupported
 from pofx.tasks.coding import LATENT_BITS, Bins, codec, shares
-from pofx.tasks.container import Words, initial_words
+from pofx.tasks.container import Opened, initial_words
 from pofx.tasks.programs import PROBE_ROWS, Program, Written, number_of, padded, read_mask, write_mask
 
 Latent = NDArray[np.int64]
 SURE = 0.01  # nats by which log p(z) may differ from the law by which z is coded
 WORD = 32
+FULL = 16  # growth with which chunks double
 NARROW = 1e-5  # spread below which q is a point: 2^-16 is the mass of a bin
 
 
@@ -48,31 +50,34 @@ class BitsBack(Program):
         super().__init__(model, given, chunk)
         q, z = self._posterior(self._typical(), self.told(slice(0, chunk)))
         self.law: Normal | Discrete = law_of(model, q, z, self.told(slice(0, chunk)))
+        p = self._decoded(self.law.typical(q), self.told(slice(0, chunk)))
+        p.log_prob(self._typical())  # refuses where what is decoded is a point
 
     def probe(self) -> int:
         told = self.told(slice(0, self.chunk))
         q, _ = self._posterior(self._typical(), told)
         tables = self.law.tables(q)
         p = self._decoded(self.law.typical(q), told)
-        for entry in range(min(PROBE_ROWS, self.model.space.size)):
-            v = self.model.space.variable(entry * (self.model.space.size - 1) // PROBE_ROWS)
-            tables.append(codec(v).table(p.entry(entry * (self.model.space.size - 1) // PROBE_ROWS).take(_few(p))))
+        size = self.model.space.size
+        for entry in sorted({0, size // 2, size - 1}):
+            one = p.entry(entry).take(torch.arange(min(PROBE_ROWS, self.chunk)))
+            tables.append(codec(self.model.space.variable(entry)).table(one))
         return number_of(tables)
 
     def write(self, x: Tensor, observed: Tensor) -> Written:
-        initial = self.law.bits(self.chunk) // self.chunk // WORD + 4
-        for _ in range(24):
+        initial, growth = self.law.bits(1) // WORD + 4, FULL
+        while True:
             stack = Stack(initial_words(initial))
-            if self._write_all(stack, x, observed):
+            if self._write_all(stack, x, observed, growth):
                 net = stack.put_bits - stack.taken_bits
                 facts = {"initial bits": WORD * initial, "net bits": net, "net bits per dimension": net / x.numel()}
-                return Written(stack.words(), net, initial, facts)
-            initial *= 2
-        raise AssertionError("the stack ran dry whatever it was given")
+                return Written(stack.words(), net, initial, growth, facts)
+            # smaller chunks cost passes through the network, more words cost bits
+            initial, growth = (initial, growth // 2) if growth > 1 else (2 * initial, 1)
 
-    def _write_all(self, stack: Stack, x: Tensor, observed: Tensor) -> bool:
+    def _write_all(self, stack: Stack, x: Tensor, observed: Tensor, growth: int) -> bool:
         """Whether there were bits enough on the stack at every chunk."""
-        for rows in schedule(len(x), self.chunk):
+        for rows in schedule(len(x), self.chunk, growth):
             if not self._write_rows(stack, rows, x[rows], observed[rows]):
                 return False
         write_mask(stack, observed)
@@ -94,13 +99,13 @@ class BitsBack(Program):
         stack.flush()
         return True
 
-    def read(self, words: Words, rows: int, gaps: Any, initial: int) -> tuple[Tensor, Tensor]:
-        stack = Stack(words)
-        observed = read_mask(stack, rows, gaps)
+    def read(self, file: Opened) -> tuple[Tensor, Tensor]:
+        stack, rows = Stack(file.words), file.head.rows
+        observed = read_mask(stack, rows, file.gaps)
         x = torch.zeros(rows, self.model.space.size, dtype=torch.float64)
-        for some in reversed(schedule(rows, self.chunk)):
+        for some in reversed(schedule(rows, self.chunk, file.head.growth)):
             x[some] = self._read_rows(stack, some, observed[some])
-        if not np.array_equal(stack.words(), initial_words(initial)):
+        if not np.array_equal(stack.words(), initial_words(file.head.initial)):
             raise ValueError("decompress: the words do not end where they began; the givens, or the model, differ.")
         return x, observed
 
@@ -304,11 +309,14 @@ def _levels(model: Model) -> int:
     return space.variables[0].levels
 
 
-def schedule(rows: int, chunk: int) -> list[slice]:
-    """Chunks of 1, 1, 2, 4, ... and then `chunk` rows: each needs about what those before it left on the stack."""
+def schedule(rows: int, chunk: int, growth: int = FULL) -> list[slice]:
+    """Chunks of growth / 16 of the rows before them (1, 1, 2, 4, ...), at least 1 and at most `chunk`.
+
+    A chunk takes what the rows before it left on the stack; a row may leave less than the next one takes.
+    """
     slices, start = [], 0
     while start < rows:
-        size = min(max(1, start), chunk, rows - start)
+        size = min(max(1, start * growth // FULL), chunk, rows - start)
         slices.append(slice(start, start + size))
         start += size
     return slices
@@ -323,10 +331,6 @@ def _middle(space: Space, entry: int) -> float:
 
 def _padded(k: Latent, count: int) -> Latent:
     return np.concatenate([k, np.repeat(k[-1:], count - len(k), 0)])
-
-
-def _few(p: Predictive) -> Tensor:
-    return torch.arange(min(PROBE_ROWS, len(p.params)))
 
 
 def _coins(p: Tensor) -> Table:

@@ -115,8 +115,8 @@ def _coded(
         probe, written = program.probe(), program.write(flat, seen)
     gaps = (~seen).sum(0).numpy().astype("uint32")
     head = Head(
-        kind.number, THREADS, dtype_of(model), chunk, len(x), model_hash(model), probe, content_hash(x, observed),
-        written.initial,
+        kind.number, THREADS, dtype_of(model), written.growth, chunk, len(x), model_hash(model), probe,
+        content_hash(x, observed), written.initial,
     )  # fmt: skip
     payload = closed(Opened(head, gaps, written.words))
     again, back = _read(model, opened(payload, model), given)
@@ -149,7 +149,7 @@ def _read(model: Model, file: Opened, given: dict[str, Tensor]) -> tuple[Tensor,
                 "decompress: this machine computes other probabilities than the one that wrote the file (another "
                 "processor or library version, or other givens); read it where it was written."
             )
-        x, observed = program.read(file.words, head.rows, file.gaps, head.initial)
+        x, observed = program.read(file)
     shape = (head.rows, *model.space.shape)
     return torch.where(observed, x, 0.0).to(model.space.torch_dtype).reshape(shape), observed.reshape(shape)
 

@@ -1,7 +1,7 @@
 """Container: the file that `compress` writes and `decompress` reads, and what it knows its model by.
 
     head, gap counts, words, CRC-32 of all before it                       little-endian
-    head: "POFX", version u8, flags u8, program u8, threads u8, dtype u8, 0 u8, chunk u16, rows u32,
+    head: "POFX", version u8, flags u8, program u8, threads u8, dtype u8, growth u8, chunk u16, rows u32,
           model u64, probe u64, rows' hash u64, initial words u32
     flags 1: there are gaps, and gap counts are u32 an entry. words: u32, of a range coder or of a stack
 
@@ -29,7 +29,7 @@ from pofx.files import hyper_parameters
 from pofx.model import Model
 
 MAGIC, VERSION, GAPS = b"POFX", 2, 1
-HEAD = struct.Struct("<4sBBBBBxHIQQQI")
+HEAD = struct.Struct("<4sBBBBBBHIQQQI")
 DTYPES = ("none", "float32", "float64", "bfloat16", "float16")
 Words = NDArray[np.uint32]
 
@@ -43,12 +43,14 @@ class Head:
         threads, dtype, chunk: of the arithmetic: threads of a sum, dtype of the weights, rows of a batch.
         rows: in the file.
         model, probe, content: hashes.
+        growth: of the chunks of a stack, in 1/16 of the rows before.
         initial: words on the stack before the first row.
     """
 
     program: int
     threads: int
     dtype: str
+    growth: int
     chunk: int
     rows: int
     model: int
@@ -70,8 +72,8 @@ def closed(file: Opened) -> bytes:
     """The bytes of a file."""
     h, gaps = file.head, bool(file.gaps.any())
     start = HEAD.pack(
-        MAGIC, VERSION, GAPS if gaps else 0, h.program, h.threads, DTYPES.index(h.dtype), h.chunk, h.rows, h.model,
-        h.probe, h.content, h.initial,
+        MAGIC, VERSION, GAPS if gaps else 0, h.program, h.threads, DTYPES.index(h.dtype), h.growth, h.chunk, h.rows,
+        h.model, h.probe, h.content, h.initial,
     )  # fmt: skip
     body = start + (file.gaps.astype("<u4").tobytes() if gaps else b"") + file.words.astype("<u4").tobytes()
     return body + struct.pack("<I", zlib.crc32(body))
@@ -89,10 +91,10 @@ def opened(content: bytes, model: Model) -> Opened:
         raise ValueError("decompress: the file is damaged (its checksum is wrong); use an intact copy.")
     if content[4] != VERSION:
         raise ValueError(f"decompress: the file has format {content[4]}, this pofx reads {VERSION}.")
-    _, _, flags, program, threads, dtype, chunk, rows, *rest = HEAD.unpack(content[: HEAD.size])
+    _, _, flags, program, threads, dtype, growth, chunk, rows, *rest = HEAD.unpack(content[: HEAD.size])
     if dtype >= len(DTYPES) or chunk == 0 or rows == 0:
         raise ValueError("decompress: the file's head makes no sense; use an intact copy.")
-    head = Head(program, threads, DTYPES[dtype], chunk, rows, *rest)
+    head = Head(program, threads, DTYPES[dtype], growth, chunk, rows, *rest)
     if head.model != model_hash(model) or head.dtype != dtype_of(model):
         raise ValueError(f"decompress: the file was written with another model than this {model.name}.")
     end = HEAD.size + (4 * model.space.size if flags & GAPS else 0)

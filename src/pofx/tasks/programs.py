@@ -23,7 +23,7 @@ from pofx.kinds.base import Variable
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Cursor, Model, Predictive, Quality, Unsupported
 from pofx.tasks.coding import BASE, Sink, Source, codec, likeliest
-from pofx.tasks.container import Words
+from pofx.tasks.container import Opened, Words
 
 PROBED, PROBE_ROWS = 16, 4  # entries and rows of the probe
 FEW = 32  # symbols of a digit where each costs an evaluation of log p
@@ -38,13 +38,14 @@ class Written:
     Args:
         words: of the coder.
         ideal: -log2 of the probability of what the model told: bits.
-        initial: words on the stack before the first row.
+        initial, growth: of a stack: words before the first row, and see `bitsback.schedule`.
         facts: for the Answer.
     """
 
     words: Words
     ideal: float
     initial: int = 0
+    growth: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -71,7 +72,7 @@ class Program(ABC):
         """Rows `(N, D)` and which entries are observed, as words."""
 
     @abstractmethod
-    def read(self, words: Words, rows: int, gaps: Any, initial: int) -> tuple[Tensor, Tensor]:
+    def read(self, file: Opened) -> tuple[Tensor, Tensor]:
         """What `write` was given, float64 `(rows, D)`, and which entries are observed."""
 
     def told(self, rows: slice) -> dict[str, Tensor] | None:
@@ -129,9 +130,9 @@ class Walk(Program):
 
         self.run(rows, each)
 
-    def read(self, words: Words, rows: int, gaps: Any, initial: int) -> tuple[Tensor, Tensor]:
-        source = Reader(words)
-        observed = read_mask(source, rows, gaps)
+    def read(self, file: Opened) -> tuple[Tensor, Tensor]:
+        source, rows = Reader(file.words), file.head.rows
+        observed = read_mask(source, rows, file.gaps)
         parts = [self._read_rows(source, some, observed[some]) for some in self.chunks(rows)]
         return torch.cat(parts), observed
 
