@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pofx.data import Batch as Batch
     from pofx.data import Data as Data
     from pofx.data import open_data as open_data
+    from pofx.imputer import Imputer as Imputer
     from pofx.kinds.base import Space as Space
     from pofx.kinds.base import Variable as Variable
     from pofx.model import Card as Card
@@ -54,6 +55,7 @@ _HOMES = {
     "Card": "pofx.model", "Conditional": "pofx.model", "Cursor": "pofx.model", "Model": "pofx.model",
     "Player": "pofx.model", "Predictive": "pofx.model", "Quality": "pofx.model", "Unsupported": "pofx.model",
     "Value": "pofx.model", "Rng": "pofx.randomness",
+    "Imputer": "pofx.imputer",
     "Batch": "pofx.data", "Data": "pofx.data", "open_data": "pofx.data",
     "Space": "pofx.kinds.base", "Variable": "pofx.kinds.base",
     "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
