@@ -40,7 +40,7 @@ class Imputer(TransformerMixin, BaseEstimator):
 
     Args:
         family: a family by name, its class, or an unfitted model.
-        models: how many are fitted, each to a bootstrap sample of the rows; 1 fits all rows once. Pooling wants several.
+        models: how many are fitted, each to a bootstrap sample of the rows; 1 fits all rows once. To pool, several.
         point: what `transform` fills in: "mean" (unrounded; a category's likeliest word) or one "draw".
         draws: behind a mean that the model does not know without draws, and of `multiple`.
         budget: of each fit, for families that are trained.

@@ -1,4 +1,4 @@
-"""Completion: what several completions of the same rows say together: means, spread, intervals, as numbers and in words.
+"""Completion: what several completions of the same rows say together: means, spread and intervals.
 
     mean_i = E[x_i | x_o]          the model's own where it has one, else over the draws; a category: the commonest
     low_i, high_i                  quantiles of the draws at (m + 1) p: of m + 1 equal parts, so a new value of the same
@@ -115,12 +115,12 @@ def _moments(space: Space, rows: Tensor, draws: Tensor, mean: Tensor | None) -> 
 
 
 def _given_back(space: Space, user: Any, rows: Tensor, seen: Tensor, means: Tensor) -> Any:
-    """The user's rows with their means: tables as frames whose gaps hold unrounded numbers, else an array of numbers."""
+    """The user's rows with their means: frames with unrounded numbers in their gaps, else an array."""
     import pandas as pd
 
     if not isinstance(user, pd.DataFrame):
         return np.where(seen.numpy(), numbers(space, rows).numpy(), means.numpy())
-    codes = torch.where(seen, rows, rows)
+    codes = rows.clone()
     for j in range(space.size):
         if _words(space.variable(j)):
             codes[:, j] = torch.where(seen[:, j], rows[:, j], means[:, j].to(rows.dtype))
