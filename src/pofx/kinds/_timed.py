@@ -51,7 +51,7 @@ class Timed:
 
         index: Any = pd.RangeIndex(len(self.x), len(self.x) + len(x))
         if self.index is not None:
-            freq = self.index.freq or (pd.infer_freq(self.index) if len(self.index) >= 3 else None)
+            freq = self.index.freq or _frequency(self.index)
             step = freq or (self.index[-1] - self.index[-2] if len(self.index) > 1 else None)
             if isinstance(self.index, pd.PeriodIndex):
                 index = pd.period_range(self.index[-1] + 1, periods=len(x))
@@ -75,6 +75,16 @@ class Timed:
                 own[hole] = x[hole, c]
                 out[name] = own
         return out
+
+
+def _frequency(index: Any) -> Any:
+    import warnings
+
+    import pandas as pd
+
+    with warnings.catch_warnings():  # of what a later pandas returns, which date_range takes as well
+        warnings.simplefilter("ignore")
+        return pd.infer_freq(index) if len(index) >= 3 else None
 
 
 def as_timed(source: Any, channels: Sequence[Any] | None, time: str | None) -> list[Timed]:

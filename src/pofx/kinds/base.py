@@ -135,11 +135,26 @@ class Space:
         return not any(v.density for v in self.variables)
 
     @property
+    def picture(self) -> bool:
+        """Whether x is a picture (H, W, C), or (C, H, W) inside a chart."""
+        return self.layout == "grid" and len(self.shape) == 3
+
+    @property
     def spec(self) -> tuple[Any, ...]:
-        """What a Conditioner makes of a given in this Space: ("category", K) or ("real", size, means, scales)."""
-        if self.shape == () and self.variables[0].discrete:
-            return "category", self.variables[0].levels
-        return "real", self.size, tuple(v.mean for v in self.variables), tuple(v.scale for v in self.variables)
+        """What a Conditioner makes of a given in this Space, as a tuple.
+
+        ("category", K), ("picture", shape, means, scales) with shape (..., H, W, C), ("tokens", length, K), or
+        ("real", size, means, scales).
+        """
+        first = self.variables[0]
+        if self.shape == () and first.discrete:
+            return "category", first.levels
+        if self.layout == "sequence" and self.shared and len(self.shape) == 1 and first.support == "category":
+            return "tokens", self.size, first.levels
+        moments = tuple(v.mean for v in self.variables), tuple(v.scale for v in self.variables)
+        if self.layout == "grid" and len(self.shape) >= 3 and self.shared:
+            return "picture", self.shape, *moments
+        return "real", self.size, *moments
 
     def variable(self, entry: int) -> Variable:
         """The variable of a flat entry."""

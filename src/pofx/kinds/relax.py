@@ -51,7 +51,7 @@ class Chart(nn.Module):
         super().__init__()
         self.data_space = space
         self.points = points and space.layout == "vector" and any(v.discrete for v in space.variables)
-        self.channels_first = space.layout == "grid" and len(space.shape) == 3
+        self.channels_first = space.picture
         self.exact = all(v.density or (self.points and v.discrete) for v in space.variables)
         variables = [space.variable(i) for i in range(space.size)]
         self.smooth = [i for i, v in enumerate(variables) if v.support not in ("category", "binary")]
