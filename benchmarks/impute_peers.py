@@ -114,6 +114,7 @@ def _iterative(gaps: Array, estimator: object, rounds: int, seed: int) -> Filled
     from sklearn.impute import IterativeImputer
 
     centre, scale = np.nanmean(gaps, 0), np.nanstd(gaps, 0)
+    scale = np.where(scale > 0, scale, 1.0)  # a column may hide all but one of its values
     done = IterativeImputer(estimator, max_iter=rounds, random_state=seed).fit_transform((gaps - centre) / scale)
     return Filled(done * scale + centre)
 

@@ -66,12 +66,8 @@ class Imputer(TransformerMixin, BaseEstimator):
         random_state: Any = 0,
     ) -> None:
         self.family, self.models, self.point, self.draws = family, models, point, draws
-        self.budget, self.hyper_parameters, self.types, self.random_state = (
-            budget,
-            hyper_parameters,
-            types,
-            random_state,
-        )
+        self.budget, self.hyper_parameters, self.types = budget, hyper_parameters, types
+        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Imputer:
         """Learn the table X `(N, D)`, a frame or an array, NaN and None missing; y is not used.
