@@ -81,6 +81,8 @@ class Imputer(TransformerMixin, BaseEstimator):
                 f"expected one of {POINTS}, and at least 1 each."
             )
         frame = self._frame(X, reset=True)
+        if len(frame) < 3:
+            raise ValueError(f"Imputer: got X with n_samples={len(frame)}; at least 3 rows are needed to learn from.")
         seed = self._seed()
         data = open_data(frame, kind="table", test=0, valid=0, seed=seed, options={"types": dict(self.types or {})})
         self.notes_ = data.notes
