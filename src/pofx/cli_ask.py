@@ -105,6 +105,12 @@ def impute(
     seed: Seed = 0,
     add: Own = None,
     route: Route = None,
+    mean: Annotated[
+        Path | None, typer.Option(help="A file for one table whose gaps hold means, unrounded; give --draws 20.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="A .png or .svg: observed against drawn, and intervals; give --draws 20.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """What is missing? Completed tables; observed cells stay as they are."""
@@ -119,18 +125,24 @@ def impute(
         if target is not None:
             io.write(table, target, model)
             written.append(str(target))
+    if mean is not None:
+        io.write(answer.diagnostics["mean"], mean, model)
+        written.append(str(mean))
+    if picture is not None:
+        from pofx.reporting.gaps import filled_figure
+        from pofx.tasks.base import rows_of
+
+        filled_figure(answer, model.space, rows_of(model, rows)[1].cpu()).savefig(picture, facecolor="white", dpi=150)
+        written.append(str(picture))
     words = {
         "rows": len(rows),
         "draws": draws,
         "quality": answer.quality.value,
         "route": answer.route,
+        "filled": answer.diagnostics["filled"],
         "files": written,
     }
-    io.tell(
-        json_,
-        words,
-        f"{draws} completion(s) by {answer.route}, {answer.quality.value}: {', '.join(written) or 'give --out'}",
-    )
+    io.tell(json_, words, f"{answer.explain()}\n{', '.join(written) or 'give --out to write them'}")
 
 
 @questions.command()

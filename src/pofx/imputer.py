@@ -53,6 +53,9 @@ class Imputer(TransformerMixin, BaseEstimator):
         taken for.
     """
 
+    feature_names_in_: Array
+    n_features_in_: int
+
     def __init__(
         self,
         family: Any = "conditionals",
@@ -87,7 +90,8 @@ class Imputer(TransformerMixin, BaseEstimator):
         data = open_data(frame, kind="table", test=0, valid=0, seed=seed, options={"types": dict(self.types or {})})
         self.notes_ = data.notes
         rows = [data] if self.models == 1 else [resampled(data, Rng.derive(seed, k)) for k in range(self.models)]
-        options = {"budget": self.budget, "hyper_parameters": self.hyper_parameters, "progress": False, "threads": 1}
+        options: dict[str, Any] = {"budget": self.budget, "progress": False, "threads": 1}
+        options["hyper_parameters"] = self.hyper_parameters
         self.models_: list[Model] = [fit(part, self.family, seed=seed + k, **options) for k, part in enumerate(rows)]
         return self
 

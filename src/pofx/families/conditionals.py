@@ -82,6 +82,10 @@ class Conditionals(Model):
         ("E[x_j | known]", "x_j", "a donor's value"),
     )
     sampler = Quality.ESTIMATE
+    centre: Tensor
+    scale: Tensor
+    m: Tensor
+    s: Tensor
 
     def __init__(
         self,
