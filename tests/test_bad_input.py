@@ -16,7 +16,12 @@ def frame(n: int = 60) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "family", [f for f in FAMILIES if f not in ("energy", "gan", "gsn", "integer_flow", "autoencoder", "rbm", "conditionals")]
+    "family",
+    [
+        f
+        for f in FAMILIES
+        if f not in ("energy", "gan", "gsn", "integer_flow", "autoencoder", "rbm", "conditionals")  # no quick density
+    ],
 )
 def test_a_class_with_one_member_is_learnt(family):
     """The lonely class keeps a finite density and can be drawn from, whichever part of the split it fell into."""

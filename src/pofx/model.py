@@ -33,7 +33,7 @@ __all__ = [
 HOOKS = {  # hook -> who fills it, for a refusal that says where to look
     "sample": "every family but autoencoder",
     "log_prob": "all but gan, gsn, autoencoder",
-    "condition": "gaussian, mixture, kde, copula, trees, masked_diffusion, rbm; autoregressive on tables",
+    "condition": "gaussian, mixture, kde, copula, conditionals, trees, masked_diffusion, rbm; autoregressive on tables",
     "denoise": "diffusion, continuous_flow, gaussian; mixture and kde on real vectors",
     "encode": "vae, hvae, vqvae, latent, autoencoder, gan, flow, gaussian",
     "decode": "vae, hvae, vqvae, latent, autoencoder, gan",
