@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "gaussian": "pofx.families.gaussian:Gaussian",
     "mixture": "pofx.families.mixture:Mixture",
     "kde": "pofx.families.kde:KDE",
+    "experts": "pofx.families.experts:Experts",
     "trees": "pofx.families.trees:Trees",
     "conditionals": "pofx.families.conditionals:Conditionals",
     "copula": "pofx.families.copula:Copula",

@@ -5,14 +5,17 @@
     RMSE     sqrt(mean (prediction - truth)^2)
     CRPS     mean_k |x_k - y| - 1/2 mean_{k != l} |x_k - x_l|
 
-Offers `auroc`, `conformal_pvalues`, `benjamini_hochberg`, `rmse`, `interval_coverage`, `crps_sample`, `crps_values`.
-Nothing is fitted. Larger scores are more anomalous everywhere.
+Offers `auroc`, `conformal_pvalues`, `typicality_pvalues`, `benjamini_hochberg`, `storey`, `OnlineFDR`, `rmse`,
+`interval_coverage`, `crps_sample`, `crps_values`. Nothing is fitted. Larger scores are more anomalous everywhere.
 
-References: DeLong 1988; Sun & Xu 2014 (fast DeLong); Bates 2023 arXiv:2104.08279; Benjamini & Hochberg 1995;
-Gneiting & Raftery 2007; Ferro 2014 (fair CRPS).
+References: DeLong 1988; Sun & Xu 2014 (fast DeLong); Bates 2023 arXiv:2104.08279; Benjamini & Hochberg 1995; Storey,
+Taylor & Siegmund 2004; Mary & Roquain 2022 arXiv:2106.13501; Ramdas 2017 arXiv:1710.00499 (LORD++); Gneiting & Raftery
+2007; Ferro 2014 (fair CRPS).
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
@@ -96,6 +99,97 @@ def benjamini_hochberg(p: ArrayLike, level: float = 0.1) -> Array:
         raise ValueError(f"benjamini_hochberg: got level={level} or p outside [0, 1]; expected probabilities.")
     good = np.flatnonzero(np.sort(p) <= level * np.arange(1, len(p) + 1) / max(len(p), 1))
     return p <= np.sort(p)[good[-1]] if len(good) else np.zeros(len(p), bool)
+
+
+def storey(p: ArrayLike, level: float = 0.1, tail: float = 0.5) -> Array:
+    """Benjamini-Hochberg at level / pi, pi = (1 + #{p > tail}) / (M (1 - tail)): the share of true nulls; bool (M,).
+
+    It finds more where many rows are strange, and as many as Benjamini-Hochberg where few are. Conformal p-values keep
+    the promise too (Mary & Roquain 2022).
+
+    Bias in N: pi is too large, so conservative.
+
+    Raises:
+        ValueError: p outside [0, 1], or level or tail outside (0, 1). Source: Storey, Taylor & Siegmund 2004.
+    """
+    p = vector(p, "p")
+    if not 0 < tail < 1 or not 0 < level < 1:
+        raise ValueError(f"storey: got level={level} and tail={tail}; expected numbers between 0 and 1.")
+    if not len(p):
+        return np.zeros(0, bool)
+    share = (1 + int((p > tail).sum())) / (len(p) * (1 - tail))
+    # p above the tail was spent on the estimate, so it may not be rejected
+    return benjamini_hochberg(p, min(level / share, 1 - 1e-12)) & (p <= tail)
+
+
+def typicality_pvalues(calibration: ArrayLike, values: ArrayLike) -> Array:
+    """p-values (M,) of |v - mean|, two-sided, against calibration values (n,) of rows that belong.
+
+    For each v the mean is over the n + 1 values, v among them, so that all n + 1 distances are exchangeable and
+    P(p <= u) <= u for every n: with the mean of the calibration alone v would lie too far away.
+
+    Bias in N: none on the safe side; the smallest p is 1 / (n + 1).
+
+    Raises:
+        ValueError: NaN, infinities, or no calibration values. Source: Vovk 2005 (full conformal prediction).
+    """
+    cal, v = np.sort(vector(calibration, "calibration")), vector(values, "values")
+    if not len(cal):
+        raise ValueError("typicality_pvalues: got no calibration values; expected those of held-out rows that belong.")
+    mean = (cal.sum() + v) / (len(cal) + 1)
+    gap = np.abs(v - mean) * (1 - 1e-12)  # a value that is equal but for rounding counts as a tie
+    outside = len(cal) - np.searchsorted(cal, mean + gap, "left") + np.searchsorted(cal, mean - gap, "right")
+    return np.minimum((1 + outside) / (len(cal) + 1), 1.0)
+
+
+class OnlineFDR:
+    """LORD++: decides on p-values one by one, so that the false discovery rate stays below `level` at every time.
+
+        level_t = g_t w + (a - w) g_{t - t_1} + a sum_{j >= 2} g_{t - t_j}
+        g_j     = 0.0772 log(max(j, 2)) / (j e^sqrt(log j))
+
+    a = level, w = a / 2, t_j the time of the j-th discovery: each one pays back what finding it cost. Only the last
+    `memory` discoveries are kept; forgetting one makes level_t smaller, which is safe.
+
+    The promise is for independent p-values; conformal ones share their calibration rows, so it holds nearly.
+    Source: Ramdas et al. 2017 (arXiv:1710.00499).
+
+    Args:
+        level: between 0 and 1.
+        memory: discoveries kept.
+    """
+
+    def __init__(self, level: float = 0.1, memory: int = 1000) -> None:
+        if not 0 < level < 1:
+            raise ValueError(f"OnlineFDR: got level={level}; expected a number between 0 and 1.")
+        self.level, self.time, self.first = level, 0, 0
+        self.found: deque[int] = deque(maxlen=memory)
+
+    @staticmethod
+    def share(j: Array) -> Array:
+        """g_j of whole numbers j >= 1 (J,): positive, falling, of sum at most 1."""
+        j = np.asarray(j, float)
+        return 0.0772 * np.log(np.maximum(j, 2)) / (j * np.exp(np.sqrt(np.log(j))))
+
+    def threshold(self) -> float:
+        """The level at which the next p-value is judged."""
+        t, start = self.time + 1, self.level / 2
+        level = start * float(self.share(np.array([t]))[0])
+        if self.first:
+            level += (self.level - start) * float(self.share(np.array([t - self.first]))[0])
+        later = np.array([t - one for one in self.found])
+        return level + (self.level * float(self.share(later).sum()) if len(later) else 0.0)
+
+    def __call__(self, p: ArrayLike) -> Array:
+        """Which of the next p-values (M,), in their order, are discoveries; bool (M,)."""
+        decided = np.zeros(len(vector(p, "p")), bool)
+        for i, one in enumerate(vector(p, "p")):
+            decided[i] = one <= self.threshold()
+            self.time += 1
+            if decided[i] and self.first:
+                self.found.append(self.time)
+            self.first = self.first or (self.time if decided[i] else 0)
+        return decided
 
 
 def rmse(prediction: ArrayLike, truth: ArrayLike, rng: RngSource = 0, draws: int = 200) -> Metric:

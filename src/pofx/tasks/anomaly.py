@@ -3,17 +3,16 @@
     score s(x), larger = stranger;      p-value = (1 + #{calibration: s_i >= s(x)}) / (n + 1)     (Bates et al. 2023)
 
     log prob        -log p(x)                          ratio           -log p(x) + log p_background(x)
-    composite       -log p(x) and -sum_j log p(x_j), each on the scale of the model's own draws
     typicality      |-log p(x) - its mean over the calibration rows|, for rows or batches of rows
     complexity      -log p(x) - (nats that a general compressor needs for x)
     denoising, reconstruction, score norm, distance (to samples): for models without a density
 
-The p-value needs no "contamination" guess: for a row that belongs, P(p <= u) <= u. `fdr` flags rows so that the expected
-share of false alarms among them is at most that. A high density is no proof: where rows are *more* probable than those
-that belong, one-sided scores are blind to them, and the answer warns. Every score is finite.
+The p-value needs no "contamination" guess: for a row that belongs, P(p <= u) <= u. `fdr` flags rows so that the
+expected share of false alarms among them is at most that. A high density is no proof: where rows are *more* probable
+than those that belong, one-sided scores are blind to them, and the answer warns. Every score is finite.
 
 References: Bishop 1994; Ren 2019 (arXiv:1906.02845, ratio); Nalisnick 2019 (arXiv:1906.02994, typicality); Serra 2020
-(arXiv:1909.11480, complexity); Varin, Reid and Firth 2011 (composite likelihood); Bates 2023 (arXiv:2104.08279).
+(arXiv:1909.11480, complexity); Bates 2023 (arXiv:2104.08279).
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.data import Batch
 from pofx.engines.estimators import drawn
 from pofx.engines.zipped import code_nats
 from pofx.metrics.scores import OnlineFDR, benjamini_hochberg, conformal_pvalues, storey, typicality_pvalues
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.anomalies import Anomalies, Asked, inverted
+from pofx.tasks.anomalies import USUAL, Anomalies, Asked, inverted
 from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
 from pofx.tasks.density import by_log_prob as log_density
 
@@ -40,16 +40,16 @@ QUESTION = "What does not belong?"
 UNIT = "score"
 IMPOSSIBLE = 1e6  # every score is finite: what has probability 0 is stranger than anything possible
 NOISE = 0.5  # the noise level, in standard deviations of the chart, at which denoising tells most about x
-OWN = 300  # draws of the model on whose scale its parts are put together
 FDR = {"benjamini-hochberg": benjamini_hochberg, "storey": storey}
 
 
 @dataclass(frozen=True)
 class Known:
-    """Rows that belong, scored once: by which route, and how."""
+    """Rows that belong, scored once: by which route, how, and some of the rows."""
 
     route: str
     scores: np.ndarray[Any, Any]
+    rows: Batch
 
 
 def anomaly(
@@ -109,22 +109,27 @@ def watch(
     *,
     background: Model | None = None,
     fdr: float = 0.1,
+    control: str = "benjamini-hochberg",
     draws: int = 8,
     rng: Rng | torch.Generator | int | None = 0,
     route: str | None = None,
 ) -> Iterator[Anomalies]:
-    """How strange each row of a stream is: one answer a batch, decided row by row, in constant memory.
+    """How strange each row of a stream is: one answer a batch, in constant memory.
 
     Args:
         model, calibration, background, draws, rng, route: as in `anomaly`; the calibration rows are scored once.
         batches: any iterable of rows, of any sizes.
         given: name -> one value for all.
-        fdr: the false discovery rate at every time, by LORD++ (`pofx.metrics.scores.OnlineFDR`).
+        fdr: the false discovery rate.
+        control: "benjamini-hochberg" or "storey": of each batch; "lord": of the whole stream at every time, row by row
+            (`pofx.metrics.scores.OnlineFDR`), whose levels soon are small: it needs thousands of calibration rows.
 
     Yields:
         Answers with `p` and `flagged`; diagnostics also count `rows seen` and `rows flagged` so far.
     """
-    decide, noise, known = OnlineFDR(fdr), Rng(rng), None
+    if control not in (*FDR, "lord"):
+        raise ValueError(f"watch: control is {control!r}; expected one of {', '.join(FDR)}, lord.")
+    online, noise, known = OnlineFDR(fdr), Rng(rng), None
     seen = strange = 0
     for x in batches:
         asked = _asked(model, x, given, draws, noise, background, True)
@@ -132,7 +137,9 @@ def watch(
         found = solve("anomaly", ROUTES, model, name, asked=asked)
         known = known or _known(model, calibration, asked, found.route)
         answer = _judged(model, asked, found, known, 1)
-        answer = answer.flag(decide(answer.diagnostics["p"]), f"LORD++ at a false discovery rate of {fdr:g}")
+        p = answer.diagnostics["p"]
+        flagged = online(p) if control == "lord" else FDR[control](p, fdr)
+        answer = answer.flag(flagged, f"{control} at a false discovery rate of {fdr:g}")
         seen, strange = seen + len(answer.value), strange + int(answer.diagnostics["flagged"].sum())
         yield dataclasses.replace(
             answer, diagnostics={**answer.diagnostics, "rows seen": seen, "rows flagged": strange}
@@ -159,7 +166,8 @@ def _known(model: Model, calibration: Any, asked: Asked, name: str) -> Known:
         raise ValueError("anomaly: got no calibration rows; expected rows that belong, unseen in training.")
     theirs = _calibration_given(asked.given, held_out)
     again = dataclasses.replace(asked, x=x, observed=observed, given=theirs, rng=Rng(0))
-    return Known(name, solve("anomaly", ROUTES, model, name, asked=again).value.numpy())
+    some = Batch(x[:USUAL], {k: v[:USUAL] for k, v in theirs.items()}, observed[:USUAL])
+    return Known(name, solve("anomaly", ROUTES, model, name, asked=again).value.numpy(), some)
 
 
 def _judged(model: Model, asked: Asked, found: Answer, known: Known | None, batch: int) -> Anomalies:
@@ -167,7 +175,7 @@ def _judged(model: Model, asked: Asked, found: Answer, known: Known | None, batc
     value = _grouped(found.value, batch, "rows")
     more = {"batch": batch} if batch > 1 else {}
     if known is None:
-        return Anomalies.of(found, model, asked, value, None, {**found.diagnostics, **more})
+        return Anomalies.of(found, model, asked, value, {**found.diagnostics, **more})
     scores = _grouped(torch.from_numpy(known.scores), batch, "calibration rows").numpy()
     more |= {"calibration rows": len(known.scores)}
     if found.route == "typicality":
@@ -177,7 +185,8 @@ def _judged(model: Model, asked: Asked, found: Answer, known: Known | None, batc
     else:
         p = conformal_pvalues(scores, value)
         more |= inverted(scores, value.numpy()) if found.route in ONE_SIDED else {}
-    return Anomalies.of(found, model, asked, value, scores, {**found.diagnostics, "p": p, **more})
+    answer = Anomalies.of(found, model, asked, value, {**found.diagnostics, "p": p, **more})
+    return dataclasses.replace(answer, known=scores, belong=known.rows)
 
 
 def _grouped(scores: Tensor, batch: int, of: str) -> Tensor:
@@ -207,33 +216,6 @@ def by_log_prob(model: Model, asked: Asked) -> Answer:
     found = log_density(model, asked.x, asked.observed, asked.given, asked.draws, asked.rng)
     score = torch.nan_to_num(-found.value, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE)
     return Answer(score, found.unit, -found.quality, stderr=found.stderr)
-
-
-def by_composite(model: Model, asked: Asked) -> Answer:
-    """-log p of the row and of its entries one by one, put together on the scale of the model's own draws."""
-    if asked.given:
-        raise Unsupported("its scale is that of draws which are given nothing")
-    x = model.sample(OWN, None, Rng(0))
-    own, theirs = _parts(model, x, torch.ones_like(x, dtype=torch.bool)), _parts(model, asked.x, asked.observed)
-    middle, spread = own.median(0).values, own.quantile(0.75, 0) - own.quantile(0.25, 0)
-    score = ((theirs - middle) / spread.clamp_min(1e-3)).sum(1)
-    return Answer(score, "spreads of the model's own draws", Quality.EXACT)
-
-
-def _parts(model: Model, x: Tensor, observed: Tensor) -> Tensor:
-    """-log p(x) and -sum_j log p(x_j), `(N, 2)`, finite; what is missing adds nothing."""
-    whole = model.log_prob(x, None, observed).value
-    single, flat = torch.zeros(len(x), dtype=torch.float64), x.flatten(1)
-    for j in range(model.space.size):
-        values, which = torch.unique(flat[:, j], return_inverse=True)
-        rows = flat.new_zeros(len(values), flat.shape[1])
-        mask = torch.zeros_like(rows, dtype=torch.bool)
-        rows[:, j], mask[:, j] = values, True
-        found = model.log_prob(rows.reshape(-1, *x.shape[1:]), None, mask.reshape(-1, *x.shape[1:]))
-        if found.quality is not Quality.EXACT:
-            raise Unsupported("its marginals are not exact")
-        single += torch.where(observed.flatten(1)[:, j], found.value.double()[which], 0.0)
-    return torch.nan_to_num(-torch.stack([whole.double(), single], 1), posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE)
 
 
 def by_ratio(model: Model, asked: Asked) -> Answer:
@@ -320,7 +302,6 @@ def _squared(error: Tensor, mask: Tensor) -> Tensor:
 
 ROUTES = (
     route(by_log_prob, "log_prob"),
-    route(by_composite, "log_prob", "sample", sources="Varin, Reid and Firth 2011"),
     route(by_ratio, "log_prob", sources="Ren et al. 2019 (arXiv:1906.02845)"),
     route(by_typicality, "log_prob", sources="Nalisnick et al. 2019 (arXiv:1906.02994)"),
     route(by_complexity, "log_prob", sources="Serra et al. 2020 (arXiv:1909.11480)"),
@@ -329,4 +310,4 @@ ROUTES = (
     route(by_distance, "sample", sources="Angiulli and Pizzuti 2002"),
     route(by_score_norm, "score", sources="Mahmood et al. 2021 (arXiv:2010.13132)"),
 )
-ONE_SIDED = ("log prob", "composite", "reconstruction")  # scores that a high density makes small
+ONE_SIDED = ("log prob", "reconstruction")  # scores that a high density makes small
