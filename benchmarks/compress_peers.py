@@ -4,8 +4,8 @@
     POFX_DATA=... python benchmarks/compress_peers.py table
 
 digits: the 8 x 8 digits, 300 held out. binary, grey: the first `rows` test pictures of MNIST, black or white at 127 or
-as they are, by a model of 59 500 training pictures. adult: 5000 held-out lines of the training file of Adult, as text; the
-text is rebuilt from the decompressed cells and compared. `bits-back` and `marginals` are the other two routes. A name
+as they are, by a model of 59 500 training pictures. adult: 5000 held-out lines of the training file of Adult, as text;
+the text is rebuilt from the decompressed cells and compared. `bits-back` and `marginals` are the other two routes. A name
 with a family behind a colon (`adult:autoregressive`) takes that family. Peers see the same rows as bytes in one stream
 (a pixel a byte, or 8 pixels a byte) or as one strip of pictures. Everything but the model counts: heads, hashes, masks.
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pofx.files import write_atomic
 from pofx.kinds import KINDS
-from pofx.model import Model, Quality
+from pofx.kinds.base import Space
+from pofx.model import Model, Quality, Unsupported
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.bitsback import BitsBack
 from pofx.tasks.container import Head, Opened, closed, content_hash, dtype_of, model_hash, opened, same_program
@@ -59,7 +60,8 @@ def compress(
 
     Raises:
         Unsupported: no route, or an entry has no probability (a real number without a resolution).
-        ValueError: there are no rows, `chunk` is out of range, or the model is not on the CPU.
+        ValueError: there are no rows, one holds a code that its variable does not have, `chunk` is out of range, or the
+            model is not on the CPU.
     """
     rows, observed = rows_of(model, x)
     if len(rows) == 0:
@@ -67,6 +69,7 @@ def compress(
     if not 1 <= chunk < 2**16:
         raise ValueError(f"compress: got chunk = {chunk}, expected 1 to 65535.")
     _on_cpu(model)
+    _check_codes(model.space, rows.flatten(1), observed.flatten(1))
     c = given_for(model, given, len(rows))
     answer = solve("compress", ROUTES, model, route, x=rows, observed=observed, given=c, chunk=min(chunk, len(rows)))
     if path is not None:
@@ -143,15 +146,36 @@ def _read(model: Model, file: Opened, given: dict[str, Tensor]) -> tuple[Tensor,
     if head.program not in PROGRAMS:
         raise ValueError(f"decompress: the file was written by program {head.program}, which this pofx does not have.")
     with same_program(model, head.threads):
-        program = PROGRAMS[head.program](model, given, head.chunk)
-        if program.probe() != head.probe:
+        try:
+            program = PROGRAMS[head.program](model, given, head.chunk)
+            agrees = program.probe() == head.probe
+        except Unsupported as error:
+            raise ValueError(f"decompress: the file is not of this {model.name} ({error}).") from error
+        if not agrees:
             raise ValueError(
                 "decompress: this machine computes other probabilities than the one that wrote the file (another "
                 "processor or library version, or other givens); read it where it was written."
             )
-        x, observed = program.read(file)
+        try:
+            x, observed = program.read(file)
+        except (ValueError, IndexError, RuntimeError, AssertionError) as error:  # words that no writer wrote
+            what = "the words make no sense; the givens, or the model, differ"
+            raise ValueError(f"decompress: {what} ({error}).") from error
     shape = (head.rows, *model.space.shape)
     return torch.where(observed, x, 0.0).to(model.space.torch_dtype).reshape(shape), observed.reshape(shape)
+
+
+def _check_codes(space: Space, x: Tensor, observed: Tensor) -> None:
+    """Codes must be among 0 .. K - 1; numbers may be anything finite."""
+    every = [space.variable(i) for i in range(space.size)]
+    levels = torch.tensor([v.levels if v.discrete else 0 for v in every])
+    wrong = ((x < 0) | (x >= levels) | (x != x.round())) & (levels > 0) & observed
+    if bool(wrong.any()):
+        row, entry = wrong.nonzero()[0].tolist()
+        v = every[entry]
+        raise ValueError(
+            f"compress: {v.name!r} of row {row} is {float(x[row, entry]):g}, expected a code 0 .. {v.levels - 1}."
+        )
 
 
 def _on_cpu(model: Model) -> None:

@@ -92,7 +92,7 @@ def opened(content: bytes, model: Model) -> Opened:
     if content[4] != VERSION:
         raise ValueError(f"decompress: the file has format {content[4]}, this pofx reads {VERSION}.")
     _, _, flags, program, threads, dtype, growth, chunk, rows, *rest = HEAD.unpack(content[: HEAD.size])
-    if dtype >= len(DTYPES) or chunk == 0 or rows == 0:
+    if dtype >= len(DTYPES) or 0 in (chunk, rows, threads) or flags > GAPS:
         raise ValueError("decompress: the file's head makes no sense; use an intact copy.")
     head = Head(program, threads, DTYPES[dtype], growth, chunk, rows, *rest)
     if head.model != model_hash(model) or head.dtype != dtype_of(model):

@@ -22,11 +22,10 @@ from pofx.engines.coder import Reader, Table, Writer, fingerprint
 from pofx.kinds.base import Variable
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Cursor, Model, Predictive, Quality, Unsupported
-from pofx.tasks.coding import BASE, Sink, Source, codec, likeliest
+from pofx.tasks.coding import Sink, Source, codec, likeliest
 from pofx.tasks.container import Opened, Words
 
 PROBED, PROBE_ROWS = 16, 4  # entries and rows of the probe
-FEW = 32  # symbols of a digit where each costs an evaluation of log p
 POINTS = 4  # numbers at which an interval's mass is measured
 Each = Callable[[int, Predictive], Tensor]
 
@@ -84,7 +83,7 @@ class Program(ABC):
 class Walk(Program):
     """Entry by entry, with the model's cursor."""
 
-    number, base = 0, BASE
+    number = 0
 
     def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
         """A cursor over the entries."""
@@ -107,7 +106,7 @@ class Walk(Program):
 
         def each(entry: int, p: Predictive) -> Tensor:
             v = self.model.space.variable(entry)
-            tables.append(codec(v, self.base).table(p)[:PROBE_ROWS])
+            tables.append(codec(v).table(p)[:PROBE_ROWS])
             return likeliest(p, v)
 
         self.run(slice(0, self.chunk), each, PROBED)
@@ -125,7 +124,7 @@ class Walk(Program):
             v, seen = self.model.space.variable(entry), _seen(observed, entry)
             value = self._blank(p, v, len(seen))
             value[seen] = x[seen, entry].double()
-            codec(v, self.base).write(out, p, value, seen)
+            codec(v).write(out, p, value, seen)
             return value
 
         self.run(rows, each)
@@ -142,7 +141,7 @@ class Walk(Program):
         def each(entry: int, p: Predictive) -> Tensor:
             v, seen = self.model.space.variable(entry), _seen(observed, entry)
             value = self._blank(p, v, len(seen))
-            value[seen] = codec(v, self.base).read(source, p, seen)
+            value[seen] = codec(v).read(source, p, seen)
             x[:, entry] = value
             return value
 
@@ -161,7 +160,7 @@ class Marginals(Walk):
         Unsupported: log p of some entries alone is not exact.
     """
 
-    number, base = 2, FEW
+    number = 2
 
     def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
         return Prefixes(self.model, rows, given)
