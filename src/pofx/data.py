@@ -295,8 +295,13 @@ def find(path: str | Path) -> Path:
 
 
 def given_of(name: str, values: Any) -> tuple[Tensor, Space]:
-    """A user's array of givens as a tensor with a Space: whole numbers and words are categories, the rest real."""
+    """A user's array of givens as a tensor with a Space.
+
+    One whole number or word a row is a category; bytes (N, H, W) or (N, ..., H, W, C) are pictures; the rest is real.
+    """
     array = np.asarray(values)
+    if array.dtype == np.uint8 and array.ndim == 3:
+        array = array[..., None]
     if array.dtype.kind in "iubOSU" and array.ndim == 1:
         words, codes = np.unique(array.astype(str) if array.dtype.kind in "OSU" else array, return_inverse=True)
         kept = tuple(w.item() for w in words)
@@ -308,7 +313,7 @@ def given_of(name: str, values: Any) -> tuple[Tensor, Space]:
         raise ValueError(f"given {name!r} holds NaN or inf; expected finite numbers (drop or fill those rows).")
     mean, scale = float(x.mean()), float(x.std()) or 1.0
     variable = Variable(name, mean=mean, scale=scale)
-    return x, Space(tuple(x.shape[1:]), (variable,), "grid" if x.ndim == 4 else "vector")
+    return x, Space(tuple(x.shape[1:]), (variable,), "grid" if x.ndim >= 4 else "vector")
 
 
 def _with_given(data: Data, given: Any) -> Data:

@@ -21,7 +21,7 @@ from pofx.kinds.base import Variable
 from pofx.kinds.relax import Chart
 from pofx.model import Batch, Card, Given, Likelihood, Model, Player, Predictive, Space
 from pofx.nn.autoencode import Decoder, Encoder
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.randomness import Rng
 
 SMALL = 1024  # entries up to which a picture's pixels fit into an MLP
@@ -86,13 +86,13 @@ class Autoencoder(Model):
 
     def _build(self) -> None:
         space, c_dim = self.space, 64 if self.given else 0
-        picture = space.layout == "grid" and len(space.shape) == 3
+        picture = space.picture
         if self.body == "conv" and not picture:
             raise ValueError(f"autoencoder: body='conv' wants pictures, got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
         components = self.components or (2 if space.shared else 5)
         self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, c_dim)
         self.L = self.latents or max(1, min(16, space.size // 2))
         convolve = self.body == "conv" or (self.body is None and space.size > SMALL)
         conv = picture and convolve and self.enter.channels_first and space.shared

@@ -46,7 +46,7 @@ from pofx.model import (
 )
 from pofx.nn.anyorder import AnyOrder, AnyWalk
 from pofx.nn.bodies import body_class
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.entries import Causal, Entries, Size, Walk
 
 CHUNK = 512  # rows that are walked together
@@ -109,9 +109,9 @@ class Autoregressive(Model):
 
     def _build(self) -> None:
         space = self.space
-        picture = space.layout == "grid" and len(space.shape) == 3 and space.shared
+        picture = space.picture and space.shared
         auto = "gated" if picture else "transformer" if space.layout == "sequence" else "any-order"
-        self.chosen = self.body or auto
+        self.chosen = self.body or space.meta.get("body", auto)  # a kind may know the body that fits it
         kind = body_class(self.chosen)
         self.picture, self.free = kind.grid, kind.free
         if kind.grid and not picture:
@@ -134,7 +134,7 @@ class Autoregressive(Model):
         moments = [[getattr(space.variable(i), k) for i in range(space.size)] for k in ("mean", "scale")]
         self.register_buffer("mean", torch.tensor(moments[0], dtype=torch.float64), persistent=False)
         self.register_buffer("scale", torch.tensor(moments[1], dtype=torch.float64), persistent=False)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, 64) if self.given else None
+        self.conditioner = conditioner(self.given, 64)
         size = Size(self.width, self.depth, self.kernel, self.dropout, 64 if self.given else 0)
         self.net = kind(self._described(), size)
 
@@ -162,6 +162,10 @@ class Autoregressive(Model):
             tuple(self.canonical.tolist()),
             space.layout == "sequence" and space.shared,
             0 if self.mixture is None else self.mixture.size,
+            variables[0].mean,
+            variables[0].scale,
+            int(space.meta.get("pitches", 0)),
+            -1 if self.ending is None else self.ending.pad,
         )
 
     def _players(self) -> list[Player]:

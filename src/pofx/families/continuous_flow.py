@@ -29,7 +29,7 @@ from pofx.engines.bound import Range
 from pofx.engines.ode import METHODS, log_likelihood, odeint
 from pofx.engines.transport import assignment, groups
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import Condition, conditioner, drop
 from pofx.nn.velocity import SHORT, Velocity, octaves
 
 LOG_2PI = math.log(2 * math.pi)
@@ -130,9 +130,10 @@ class ContinuousFlow(Model):
         self.batch_size = 64 if picture else 512 if matching and self.space.size <= SHORT else 128  # type: ignore[misc]
         waves = octaves(self.space.meta.get("finest")) if matching else 0
         frequencies = waves if self.frequencies is None else self.frequencies
-        self.net = Velocity(self.space.shape, self.width, self.depth, self.blocks, self.dropout, frequencies)
-        sizes = {k: s.spec for k, s in self.given.items()}
-        self.conditioner = Conditioner(sizes, self.net.features) if self.given else None
+        self.conditioner = conditioner(self.given, Velocity.features_of(self.space.shape, self.width))
+        maps, tokens = (self.conditioner.channels, self.conditioner.attended) if self.conditioner else (0, False)
+        settings = (self.width, self.depth, self.blocks, self.dropout, frequencies, 1, maps, tokens)
+        self.net = Velocity(self.space.shape, *settings)
         s = torch.linspace(0, 1, self.solver_steps + 1, dtype=torch.float64)
         # matched velocities change over lengths of order t, so the steps shrink towards the data
         self.register_buffer("grid", s**2 if matching else s, persistent=False)
@@ -142,7 +143,7 @@ class ContinuousFlow(Model):
         loss = self._matching if self.objective == "matching" else self._negative_likelihood
         return [Player("field", list(self.parameters()), loss, lr=lr, weight_decay=self.weight_decay)]
 
-    def _velocity(self, u: Tensor, t: Tensor, c: Tensor | None, observed: Tensor | None = None) -> Tensor:
+    def _velocity(self, u: Tensor, t: Tensor, c: Condition | None, observed: Tensor | None = None) -> Tensor:
         """f at u (B, *event) and t (B,)."""
         if self.objective == "likelihood":
             return self.net(u, u, t.exp(), c, observed)
@@ -152,11 +153,13 @@ class ContinuousFlow(Model):
         n = n2.sqrt()
         return (2 * s - 1) / n2 * u + self.net(u / n, u / (1 - s).clamp_min(1e-12), level, c, observed) / n
 
-    def _field(self, c: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def _field(self, c: Condition | None) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda t, u: self._velocity(u, t.expand(len(u)), c)
 
-    def _condition_vector(self, given: Given, rows: int, keep: Mapping[str, Tensor] | None = None) -> Tensor | None:
-        return None if self.conditioner is None else self.conditioner(given, rows, keep)
+    def _condition_vector(self, given: Given, rows: int, keep: Mapping[str, Tensor] | None = None) -> Condition | None:
+        shape = self.space.shape
+        size = (shape[1], shape[2]) if len(shape) == 3 else None
+        return None if self.conditioner is None else self.conditioner.whole(given, rows, keep, size)
 
     def _matching(self, batch: Batch, rng: Rng) -> Tensor:
         """E |f - (e - u)|^2, summed over the entries; at several times a row where it validates."""
@@ -165,7 +168,7 @@ class ContinuousFlow(Model):
         parts = [self._error(batch, c, rng) for _ in range(1 if self.training else 4)]
         return torch.stack(parts).mean()
 
-    def _error(self, batch: Batch, c: Tensor | None, rng: Rng) -> Tensor:
+    def _error(self, batch: Batch, c: Condition | None, rng: Rng) -> Tensor:
         u, observed = batch.x.float(), batch.observed
         t, e = self._times(len(u), rng), rng.normal(tuple(u.shape))
         if self.pairing == "optimal-transport" and observed is None:
@@ -238,7 +241,7 @@ class ContinuousFlow(Model):
         # E[e | u_t] = u_t + (1 - t) f, and the score of u_t / (1 - t) is -(1 - t) E[e | u_t] / t
         return (-((1 - NEAR) ** 2) * (u.float() + v) / NEAR).to(u.dtype)
 
-    def _carried(self, u: Tensor, c: Tensor | None, back: bool = False) -> Tensor:
+    def _carried(self, u: Tensor, c: Condition | None, back: bool = False) -> Tensor:
         """u at the data's end carried to the noise's; or `back`."""
         times = self.grid.flip(0) if back else self.grid
         return odeint(self._field(c), u, method=self.solver, times=times).x

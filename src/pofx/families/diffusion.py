@@ -30,7 +30,7 @@ from pofx.engines.columns import Column, Columns
 from pofx.engines.diffusion import PATHS, SAMPLERS, ode_log_prob, path_of, sample
 from pofx.engines.guidance import repaint
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Unsupported, Value
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import Condition, conditioner, drop
 from pofx.nn.mlp import MLP
 from pofx.nn.velocity import SHORT, Clock, Velocity, octaves
 
@@ -129,31 +129,32 @@ class Diffusion(Model):
 
     def _build(self) -> None:
         shape = self.space.shape
-        self.picture = self.space.layout == "grid" and len(shape) == 3
+        self.picture = self.space.picture
         said = [Column(kind, start, tuple(values)) for kind, start, values in self.space.meta.get("columns", ())]
         self.columns = Columns(said) if said else None
-        if self.columns is not None:
-            c = self._column_body(self.columns)
-        else:
-            waves = octaves(self.space.meta.get("finest")) if self.frequencies is None else self.frequencies
-            event = shape if self.picture else (self.space.size,)
-            patch = self.patch or (2 if self._large else 1)
-            self.net: nn.Module = Velocity(
-                event, self.width, self.depth, self.blocks, self.dropout, waves, patch if self.picture else 1
-            )
-            c = self.net.features
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if self.given else None
+        c = self._column_width if self.columns is not None else Velocity.features_of(shape, self.width)
+        self.conditioner = conditioner(self.given, c)
+        self.net = self._body() if self.columns is None else self._column_body(self.columns, c)
         learned = (self.schedule or ("learned" if said else "even")) == "learned"
         self.spacing = Schedule(self.sigma_min, self.sigma_max, free=not said) if learned else None
 
-    def _column_body(self, columns: Columns) -> int:
-        """The network of a table with levels or categories, and the features of its condition."""
+    def _body(self) -> nn.Module:
+        waves = octaves(self.space.meta.get("finest")) if self.frequencies is None else self.frequencies
+        patch = self.patch or (2 if self._large else 1)
+        maps, tokens = (self.conditioner.channels, self.conditioner.attended) if self.conditioner else (0, False)
+        settings = (self.width, self.depth, self.blocks, self.dropout, waves, patch, maps, tokens)
+        return Velocity(self.space.shape, *settings)
+
+    @property
+    def _column_width(self) -> int:
+        """Features of the condition of a table with levels or categories."""
         width = self.width or 256
-        c = width // 4 + width // 4 % 2
-        wide = columns.pieces + self.space.size + len(columns.columns)
-        self.net = MLP(wide, columns.pieces + len(columns.smooth), width, self.depth or 4, c, self.dropout, zero=True)
+        return width // 4 + width // 4 % 2
+
+    def _column_body(self, columns: Columns, c: int) -> nn.Module:
         self.clock = Clock(c)
-        return c
+        wide, out = columns.pieces + self.space.size + len(columns.columns), columns.pieces + len(columns.smooth)
+        return MLP(wide, out, self.width or 256, self.depth or 4, c, self.dropout, zero=True)
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
@@ -285,7 +286,8 @@ class Diffusion(Model):
         wide = (-1, *[1] * (u_t.ndim - 1))
         level = (sigma / alpha).clamp(self.span.sigma_min, self.span.sigma_max)
         scaled = u_t / torch.hypot(alpha, sigma).reshape(wide)
-        c = None if self.conditioner is None else self.conditioner(given, len(u_t), keep)
+        size = (u_t.shape[2], u_t.shape[3]) if self.picture else None
+        c = None if self.conditioner is None else self.conditioner.whole(given, len(u_t), keep, size)
         # u_t / alpha, but finite where alpha is 0
         clean = scaled * (1 + level**2).sqrt().reshape(wide)
         if self.columns is not None:
@@ -294,14 +296,15 @@ class Diffusion(Model):
         return k * u_t - g * self.net(scaled, clean, level, c, observed)
 
     def _of_columns(
-        self, columns: Columns, scaled: Tensor, v: Tensor, level: Tensor, c: Tensor | None, observed: Tensor | None
+        self, columns: Columns, scaled: Tensor, v: Tensor, level: Tensor, c: Condition | None, observed: Tensor | None
     ) -> Tensor:
         """D as a mean over the pieces of every column, to whose log probabilities the network adds."""
         if observed is not None:
             scaled, v = torch.where(observed, scaled, 0.0), torch.where(observed, v, 0.0)
         log_p, means = columns.evidence(v, level, observed)
+        h = self.clock(level, None if c is None else c.vector)
         mask = torch.ones_like(v) if observed is None else observed.to(v.dtype)
-        out = self.net(torch.cat([2 * log_p.exp(), scaled, columns.observed(mask)], 1), self.clock(level, c))
+        out = self.net(torch.cat([2 * log_p.exp(), scaled, columns.observed(mask)], 1), h)
         d = columns.mean(columns.normalised(log_p + out[:, : columns.pieces]), means)
         if not columns.smooth:
             return d

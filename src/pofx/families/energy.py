@@ -34,7 +34,7 @@ from pofx.engines.basis import Basis
 from pofx.engines.mcmc import LogDensity, Sloped, diagnostics, langevin, slope_of, transition, value_and_slope
 from pofx.engines.replay import Kept, Replay
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.convnet import ConvCritic
 from pofx.nn.moments import BATCHES, Moments
 from pofx.nn.scalar import ConvLogits, ScalarMLP, chosen, chosen_weights
@@ -143,7 +143,7 @@ class Energy(Model):
         self.blur = (0.2 if self.objective == "dsm" else 0.0) if self.noise is None else self.noise
         c = 64 if self.given and not self.classifier else 0
         self.body: Any = self._network(self.width or (64 if few else 128), c)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c) if c else None
+        self.conditioner = conditioner(self.given, c)
         self.base = Basis(shape, self.base_std, fitted=self.objective == "nce" and size <= LARGEST_MLP)
         count = max(1, min(self.chains or (128 if few else 256), 2**24 // size)) if self.objective == "pcd" else 1
         kept = {k: Kept(s.shape, s.torch_dtype, s.spec[0] == "category") for k, s in self.given.items()}
@@ -153,7 +153,7 @@ class Energy(Model):
 
     def _network(self, width: int, c: int) -> nn.Module:
         shape, size, outputs = self.space.shape, self.space.size, self.levels if self.classifier else 1
-        self.flatten = not (self.space.layout == "grid" and len(shape) == 3 and size > LARGEST_MLP)
+        self.flatten = not (self.space.picture and size > LARGEST_MLP)
         if self.flatten:
             return ScalarMLP(size, width, self.depth, c, outputs, self.residual)
         channels = max(8, width // 4)

@@ -26,7 +26,7 @@ from torch import Tensor
 from pofx.engines.jacobi import jacobi
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Unsupported, Value
 from pofx.nn.bijections import ActNorm, Bijection, Chain, Inverted, Mixing, Reverse
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.couplings import Coupling
 from pofx.nn.images import Multiscale, Raster, RasterBody, Squeeze
 from pofx.nn.marginals import Marginal
@@ -120,7 +120,7 @@ class Flow(Model):
             raise ValueError(f"flow: coupling='inverse' wants a vector or body='mlp', got x of shape {shape}.")
         self._wide = self.width or self._breadth()
         self.c_dim = 64 if self.given else 0
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, self.c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, self.c_dim)
         raster = self.pictures and self.masked
         bins = (0 if picture and not raster else MARGINAL) if self.marginals is None else self.marginals
         self.marginal = Marginal(self.space.size, bins) if bins or raster else None

@@ -31,7 +31,7 @@ from pofx.engines.adversarial import LOSSES, PENALTIES, critic_loss, generator_l
 from pofx.engines.inversion import Inverted, invert, starts
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Predictive, Quality, Rng
 from pofx.nn.augment import MOVES, OF_PICTURES, augmented
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import Conditioner, conditioner, drop
 from pofx.nn.convnet import ConvCritic, ConvDecoder, ConvEncoder
 from pofx.nn.dcgan import DCCritic, DCGenerator
 from pofx.nn.moments import Moments
@@ -132,7 +132,7 @@ class GAN(Model):
 
     def _build(self) -> None:
         shape, size = self.space.shape, self.space.size
-        grid = self.space.layout == "grid" and len(shape) == 3
+        grid = self.space.picture
         if self.body in ("dcgan", "residual") and not grid:
             raise ValueError(f"gan: body={self.body!r} wants pictures (C, H, W), got x of shape {shape}; use 'mlp'.")
         if set(self.augment) & set(OF_PICTURES) and not grid:
@@ -146,11 +146,9 @@ class GAN(Model):
         self.generator = self._generator(width, c, grid)
         self.critic = self._critic(width, c, grid)
         self.moments = Moments(shape, LEAST_DEVIATION)
-        specs = {k: s.spec for k, s in self.given.items()}
-        self.generator_given = Conditioner(specs, c) if specs else None
-        self.critic_given = Conditioner(specs, c) if specs else None
+        self.generator_given, self.critic_given = conditioner(self.given, c), conditioner(self.given, c)
         self.reader = self._reader(width, c) if self.encoder else None
-        self.reader_given = Conditioner(specs, c) if specs and self.encoder else None
+        self.reader_given = conditioner(self.given, c) if self.encoder else None
         self.register_buffer("turns", torch.zeros((), dtype=torch.int64))  # steps that the critic has made
         self._shared: tuple[Tensor, dict[str, Tensor]] | None = None
 

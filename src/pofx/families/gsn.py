@@ -30,7 +30,7 @@ from pofx.engines.mcmc import autocorrelation, effective_size
 from pofx.kinds.likelihood import Likelihood, from_grid
 from pofx.kinds.relax import Chart
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.mlp import MLP
 from pofx.nn.unet import UNet
 
@@ -118,7 +118,7 @@ class GSN(Model):
 
     def _build(self) -> None:
         space = self.space
-        self.picture = space.layout == "grid" and len(space.shape) == 3 and space.shared
+        self.picture = space.picture and space.shared
         self.batch_size = 64 if self.picture else 128  # type: ignore[misc]
         self.likelihood, self.coordinates = Likelihood(space, self.components), Chart(space)
         variables = [space.variable(i) for i in range(space.size)]
@@ -130,7 +130,7 @@ class GSN(Model):
         # modes that start alike would stay alike
         self.offset = nn.Parameter(0.3 * torch.randn(self.many, self.likelihood.size))
         c_dim = 64 if self.given else 0
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, c_dim)
         self.net = self._convolutions(c_dim) if self.picture else self._perceptron(c_dim)
 
     def _convolutions(self, c_dim: int) -> nn.Module:

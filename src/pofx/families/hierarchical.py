@@ -26,7 +26,7 @@ from torch import Tensor
 from pofx.kinds.base import Variable
 from pofx.kinds.relax import Chart
 from pofx.model import Batch, Card, Given, Likelihood, Model, Player, Predictive, Quality, Space, Value
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.hierarchy import GridTower, VectorTower
 from pofx.randomness import Rng
 
@@ -95,13 +95,13 @@ class HVAE(Model):
 
     def _build(self) -> None:
         space, c_dim = self.space, 64 if self.given else 0
-        picture = space.layout == "grid" and len(space.shape) == 3
+        picture = space.picture
         if self.body == "conv" and not picture:
             raise ValueError(f"hvae: body='conv' wants pictures (H, W, C), got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
         components = self.components or (2 if space.shared else 5)
         self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, c_dim)
         convolve = self.body == "conv" or (self.body is None and space.size > SMALL)
         conv = picture and convolve and self.enter.channels_first and space.shared
         halved = all(space.variable(i).levels == 2 for i in range(1 if space.shared else space.size))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pofx.kinds.base import Space, Variable
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.integers import Body, Shift, lattice, sides
 
 SMALL = 400  # entries up to which a picture's pixels fit into an MLP
@@ -103,14 +103,14 @@ class IntegerFlow(Model):
         columns = torch.tensor([_numbers(v, self.wrap) for v in variables], dtype=torch.float64).T
         for name, column in zip(("step", "offset", "low", "high", "modulus", "mean", "scale"), columns, strict=True):
             self.register_buffer(name, column.clone(), persistent=False)
-        picture = space.layout == "grid" and len(space.shape) == 3
+        picture = space.picture
         convolve = picture and (self.body == "conv" or (self.body is None and space.size > SMALL))
         if self.body == "conv" and not picture:
             raise ValueError(f"integer_flow: body='conv' wants pictures, got x of shape {space.shape}; use body='mlp'.")
         self._size = self.width or (64 if convolve else 128)
         self._dropout = (0.2 if picture else 0.1) if self.dropout is None else self.dropout
         self.c_dim = 64 if self.given else 0
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, self.c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, self.c_dim)
         units = torch.arange(space.size)
         units = units.reshape(space.shape).permute(2, 0, 1) if picture else units
         self.stages, self.priors, self.likelihoods = nn.ModuleList(), nn.ModuleList(), []

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pofx.kinds.likelihood import Likelihood, from_grid
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Value
 from pofx.nn.bidirectional import Bidirectional
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.entries import Entries, Size
 from pofx.nn.unet import UNet
 
@@ -104,13 +104,13 @@ class MaskedDiffusion(Model):
 
     def _build(self) -> None:
         space = self.space
-        self.picture = space.layout == "grid" and len(space.shape) == 3 and space.shared
+        self.picture = space.picture and space.shared
         self.batch_size = 64 if self.picture else 128  # type: ignore[misc]
         self.likelihood = Likelihood(space, self.components, self.longest)
         moments = [[getattr(space.variable(i), k) for i in range(space.size)] for k in ("mean", "scale")]
         self.register_buffer("mean", torch.tensor(moments[0], dtype=torch.float64), persistent=False)
         self.register_buffer("scale", torch.tensor(moments[1], dtype=torch.float64), persistent=False)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, 64) if self.given else None
+        self.conditioner = conditioner(self.given, 64)
         self.body = self._convolutions() if self.picture else self._transformer()
 
     @property

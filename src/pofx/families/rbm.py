@@ -42,7 +42,7 @@ from pofx.model import (
     Unsupported,
     Value,
 )
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.moments import Moments
 
 OBJECTIVES = ("cd", "pcd")
@@ -120,7 +120,7 @@ class RBM(Model):
             self.sampler = Quality.EXACT  # type: ignore[misc]
         self.W = nn.Parameter(0.3 * torch.randn(S, self.H) / max(S, self.H, 1) ** 0.5)
         self.b, self.a = nn.Parameter(torch.zeros(S)), nn.Parameter(torch.zeros(self.H))
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, 64) if self.given else None
+        self.conditioner = conditioner(self.given, 64)
         self.tilt = nn.Linear(64, S + self.H, bias=False) if self.given else None
         if self.tilt is not None:
             nn.init.zeros_(self.tilt.weight)

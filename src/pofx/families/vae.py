@@ -30,7 +30,7 @@ from pofx.kinds.base import Variable
 from pofx.kinds.relax import Chart
 from pofx.model import Batch, Card, Given, Likelihood, Model, Player, Predictive, Quality, Space, Value
 from pofx.nn.autoencode import Decoder, Encoder
-from pofx.nn.conditioner import Conditioner, drop
+from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.posteriors import KINDS, LOG_2PI, Head, Posterior
 from pofx.randomness import Rng
 
@@ -109,13 +109,13 @@ class VAE(Model):
 
     def _build(self) -> None:
         space, c_dim = self.space, 64 if self.given else 0
-        picture = space.layout == "grid" and len(space.shape) == 3
+        picture = space.picture
         if self.body == "conv" and not picture:
             raise ValueError(f"vae: body='conv' wants pictures (H, W, C), got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
         components = self.components or (2 if space.shared else 5)
         self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
-        self.conditioner = Conditioner({k: s.spec for k, s in self.given.items()}, c_dim) if self.given else None
+        self.conditioner = conditioner(self.given, c_dim)
         self.coins = self.prior == "bernoulli"
         self.L = self.latents or max(2, min(20, space.size // 2)) * (2 if self.coins else 1)
         self.head = None if self.coins else Head(self.posterior, self.L, self.layers)

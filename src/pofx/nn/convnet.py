@@ -65,12 +65,12 @@ class ResBlock(nn.Module):
 
 
 class Chain(nn.ModuleList):
-    """Blocks after one another, h <- block(h, c)."""
+    """Blocks after one another, h <- block(h, c, ...)."""
 
-    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
-        """h through every block."""
+    def forward(self, h: Tensor, *c: Tensor | None) -> Tensor:
+        """h through every block, each of which is told the same."""
         for block in self:
-            h = block(h, c)
+            h = block(h, *c)
         return h
 
 

@@ -2,8 +2,9 @@
 
     h_0 = K x,  h_{l+1} = down(blocks(h_l)),  g_l = blocks([up(g_{l+1}), h_l]),  y = K' g_0
 
-Time and labels arrive in one vector c. Any height and width work: the picture is padded with zeros to a multiple of the
-coarsest cell and cut back. A patch of p x p pixels may enter as channels: a p^2 times cheaper net for the same width.
+Time and labels arrive in one vector c, a text in tokens that the coarsest pixels attend to. Any height and width work:
+the picture is padded with zeros to a multiple of the coarsest cell and cut back. A patch of p x p pixels may enter as
+channels: a p^2 times cheaper net for the same width.
 Offers `UNet` and the time features `fourier`.
 
 References: U-Net (Ronneberger 2015, arXiv:1505.04597); DDPM (Ho 2020, arXiv:2006.11239); ADM (Dhariwal 2021,
@@ -51,17 +52,37 @@ class SelfAttention2d(nn.Module):
         return h + self.out(a.transpose(-1, -2).flatten(1, 2).unflatten(2, h.shape[2:]))
 
 
-class _Stage(nn.Module):
-    """A residual block, with attention after it where it is asked for."""
+class CrossAttention2d(nn.Module):
+    """Residual attention of the pixels of a picture (B, C, H, W) to tokens (B, T, c_dim)."""
 
-    def __init__(self, c_in: int, c_out: int, c_dim: int, attention: bool, dropout: float) -> None:
+    def __init__(self, channels: int, c_dim: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = next(h for h in (heads, 2, 1) if channels % h == 0)
+        self.norm, self.q = group_norm(channels), nn.Conv2d(channels, channels, 1)
+        self.norm_tokens, self.kv = nn.LayerNorm(c_dim), nn.Linear(c_dim, 2 * channels)
+        self.out = zero_(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor, tokens: Tensor) -> Tensor:
+        """h (B, C, H, W) -> the same shape."""
+        q = self.q(self.norm(h)).flatten(2).unflatten(1, (self.heads, -1)).transpose(-1, -2)
+        kv = self.kv(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, *kv.unbind(0))
+        return h + self.out(a.transpose(-1, -2).flatten(1, 2).unflatten(2, h.shape[2:]))
+
+
+class _Stage(nn.Module):
+    """A residual block, with attention to the picture or to tokens after it where it is asked for."""
+
+    def __init__(self, c_in: int, c_out: int, c_dim: int, attention: bool, dropout: float, tokens: bool) -> None:
         super().__init__()
         self.block = ResBlock(c_in, c_out, c_dim, dropout=dropout)
         self.attention = SelfAttention2d(c_out) if attention else None
+        self.reading = CrossAttention2d(c_out, c_dim) if tokens else None
 
-    def forward(self, h: Tensor, c: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor | None, tokens: Tensor | None = None) -> Tensor:
         h = self.block(h, c)
-        return h if self.attention is None else self.attention(h)
+        h = h if self.attention is None else self.attention(h)
+        return h if self.reading is None or tokens is None else self.reading(h, tokens)
 
 
 class UNet(nn.Module):
@@ -76,6 +97,7 @@ class UNet(nn.Module):
         attention: self-attention at the coarsest size.
         dropout: probability inside each block.
         patch: side of the squares of pixels that enter, and leave, as channels.
+        tokens: attention to tokens (B, T, c_dim) at the coarsest size.
     """
 
     def __init__(
@@ -89,6 +111,7 @@ class UNet(nn.Module):
         attention: bool = False,
         dropout: float = 0.0,
         patch: int = 1,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         self.depth, self.blocks, self.patch = depth, blocks, patch
@@ -97,13 +120,14 @@ class UNet(nn.Module):
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
 
         def stages(first: int, w: int, level: int) -> Chain:
-            here = attention and level == depth - 1
-            return Chain(_Stage(w if i else first, w, c_dim, here, dropout) for i in range(blocks))
+            here = level == depth - 1
+            made = (w, c_dim, attention and here, dropout, tokens and here)
+            return Chain(_Stage(w if i else first, *made) for i in range(blocks))
 
         self.inlet = nn.Conv2d(channels_in, width, 3, padding=1)
         self.going = nn.ModuleList(stages(w, w, i) for i, w in enumerate(widths))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.middle = _Stage(widths[-1], widths[-1], c_dim, attention, dropout)
+        self.middle = _Stage(widths[-1], widths[-1], c_dim, attention, dropout, tokens)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 3, padding=1) for a, b in pairs)
         self.coming = nn.ModuleList(stages(2 * w, w, i) for i, w in enumerate(widths))
         self.norm, self.outlet = group_norm(width), zero_(nn.Conv2d(width, channels_out, 3, padding=1))
@@ -111,17 +135,17 @@ class UNet(nn.Module):
             if p.ndim == 4:  # a tenth faster on the CPU, more on a GPU in half precision
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """x (B, channels_in, H, W) -> (B, channels_out, H, W)."""
         height, width = x.shape[2:]
         cell = self.patch * 2 ** (self.depth - 1)
         h = self.inlet(F.pixel_unshuffle(F.pad(x, (0, -width % cell, 0, -height % cell)), self.patch))
         kept = []
         for i, stages in enumerate(self.going):
-            h = stages(self.down[i - 1](h) if i else h, c)
+            h = stages(self.down[i - 1](h) if i else h, c, tokens)
             kept.append(h)
-        h = self.middle(h, c)
+        h = self.middle(h, c, tokens)
         for i in reversed(range(self.depth)):
-            h = self.coming[i](torch.cat([h, kept[i]], 1), c)
+            h = self.coming[i](torch.cat([h, kept[i]], 1), c, tokens)
             h = F.pixel_shuffle(self.up[i - 1](h), 2) if i else h
         return F.pixel_shuffle(self.outlet(F.silu(self.norm(h))), self.patch)[:, :, :height, :width]

@@ -11,10 +11,12 @@ References: Fourier features (Tancik 2020, arXiv:2006.10739); EDM (Karras 2022, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .conditioner import Condition
 from .mlp import MLP
 from .unet import UNet, fourier
 
@@ -44,6 +46,11 @@ class Clock(nn.Module):
         return h if c is None else h + c
 
 
+def _width_of(shape: tuple[int, ...]) -> int:
+    size = math.prod(shape)
+    return (16 if size <= 256 else 32) if len(shape) == 3 else 128 if size <= SHORT else 256
+
+
 class Velocity(nn.Module):
     """u (B, *event), level (B,), c (B, c_dim) -> (B, *event); the output starts at exactly 0.
 
@@ -56,6 +63,8 @@ class Velocity(nn.Module):
         dropout: probability inside each block.
         frequencies: octaves of Fourier features of each entry, from 2 radians; 0 for none.
         patch: side of the squares of pixels that enter the U-Net as channels.
+        maps: channels of a given map (B, maps, H, W) that stands beside a picture.
+        tokens: whether the U-Net attends to given tokens.
     """
 
     omega: Tensor
@@ -69,32 +78,42 @@ class Velocity(nn.Module):
         dropout: float = 0.0,
         frequencies: int = 4,
         patch: int = 1,
+        maps: int = 0,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         self.picture, size = len(shape) == 3, math.prod(shape)
-        width = width or ((16 if size <= 256 else 32) if self.picture else 128 if size <= SHORT else 256)
-        self.features = 4 * width if self.picture else width
-        self.features += self.features % 2
-        entries, c = 2 + 2 * frequencies, self.features
+        width, c = width or _width_of(shape), self.features_of(shape, width)
+        entries = 2 + 2 * frequencies
         if self.picture:
             depth = depth or max(1, min(4, round(math.log2(max(shape[1:]) / patch / 4)) + 1))
-            channels = (shape[0] * entries, shape[0])
-            self.net: nn.Module = UNet(*channels, width, depth, blocks, c, dropout=dropout, patch=patch)
+            channels = (shape[0] * entries + maps, shape[0])
+            options: dict[str, Any] = {"dropout": dropout, "patch": patch, "tokens": tokens}
+            self.net: nn.Module = UNet(*channels, width, depth, blocks, c, **options)
         else:
             self.net = MLP(size * entries, size, width, depth or 4, c, dropout, zero=True)
         self.clock = Clock(c)
         self.register_buffer("omega", 2.0 ** torch.arange(1, frequencies + 1), persistent=False)
 
+    @staticmethod
+    def features_of(shape: tuple[int, ...], width: int | None = None) -> int:
+        """Size of the condition vector of such a body."""
+        features = (width or _width_of(shape)) * (4 if len(shape) == 3 else 1)
+        return features + features % 2
+
     def forward(
-        self, scaled: Tensor, u: Tensor, level: Tensor, c: Tensor | None = None, observed: Tensor | None = None
+        self, scaled: Tensor, u: Tensor, level: Tensor, c: Condition | None = None, observed: Tensor | None = None
     ) -> Tensor:
         """F at u, whose unit-variance version is `scaled`; `observed` says which entries are no pure noise."""
-        h = self.clock(level, c)
+        h = self.clock(level, None if c is None else c.vector)
         mask = torch.ones_like(scaled) if observed is None else observed.to(scaled.dtype)
         parts = [scaled[:, None], mask[:, None], *self._waves(u, level)]
         entries = torch.cat(parts, 1)
         if self.picture:
-            return self.net(entries.flatten(1, 2), h)
+            beside = (
+                entries.flatten(1, 2) if c is None or c.map is None else torch.cat([entries.flatten(1, 2), c.map], 1)
+            )
+            return self.net(beside, h, None if c is None else c.tokens)
         return self.net(entries.flatten(1), h).reshape(scaled.shape)
 
     def _waves(self, u: Tensor, level: Tensor) -> list[Tensor]:
