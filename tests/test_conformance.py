@@ -32,6 +32,7 @@ QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("maske
 QUICK += [("gsn", "table")]
 QUICK += [("trees", "table"), ("copula", "table"), ("discriminative", "table")]
 QUICK += [("ngram", "pictures"), ("ngram", "table"), ("conditionals", "table")]
+QUICK += [("experts", "density")]
 
 
 @pytest.mark.parametrize("name, toy", QUICK)

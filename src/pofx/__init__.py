@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pofx.model import Value as Value
     from pofx.randomness import Rng as Rng
     from pofx.tasks.anomaly import anomaly as anomaly
+    from pofx.tasks.anomaly import watch as watch
     from pofx.tasks.base import Answer as Answer
     from pofx.tasks.classify import classify as classify
     from pofx.tasks.cluster import cluster as cluster
@@ -61,7 +62,7 @@ _HOMES = {
     "fit": "pofx.training.fit", "load": "pofx.training.folder", "Diverged": "pofx.training.loop",
     "sample": "pofx.tasks.sample", "sample_to": "pofx.tasks.stream",
     "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
-    "anomaly": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
+    "anomaly": "pofx.tasks.anomaly", "watch": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
     "contribute": "pofx.tasks.contribute", "forecast": "pofx.tasks.forecast", "log_score": "pofx.tasks.forecast",

@@ -70,27 +70,39 @@ def anomaly(
     calibration: Annotated[
         str | None, typer.Option(help="Rows that belong, unseen in training; they give p-values.")
     ] = None,
-    level: Annotated[float, typer.Option(help="Flag rows with p at most this.")] = 0.05,
+    level: Annotated[float, typer.Option(help="Count rows with p at most this.")] = 0.05,
+    fdr: Annotated[
+        float | None, typer.Option(help="Flag rows, at most this share of them falsely (needs --calibration).")
+    ] = None,
+    background: Annotated[
+        Path | None, typer.Option(help="A fitted model of what all such rows share: the likelihood ratio.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the scores into this file.")] = None,
     out: Out = None,
     seed: Seed = 0,
     add: Own = None,
     route: Route = None,
     json_: Json = False,
 ) -> None:
-    """What does not belong? Scores, and conformal p-values where calibrated."""
-    import numpy as np
-
+    """What does not belong? Scores, and conformal p-values, flags and reasons where calibrated."""
     from pofx.tasks.anomaly import anomaly as ask
 
     model = io.load(run, add)
     known = None if calibration is None else io.rows(model, calibration)
-    answer = ask(model, io.rows(model, data), known, rng=seed, route=route)
-    words = io.words(answer, answer.value)
-    p = answer.diagnostics.get("p")
-    words["strangest"] = np.argsort(-answer.value.numpy())[:10].tolist()
+    behind = None if background is None else io.load(background, add)
+    answer = ask(model, io.rows(model, data), known, background=behind, fdr=fdr, rng=seed, route=route)
+    words, facts = io.words(answer, answer.value), answer.diagnostics
+    p, chosen = facts.get("p"), facts.get("flagged")
+    words["strangest"] = answer.strangest[:10]
     if p is not None:
-        words |= {"p": [float(v) for v in p], "flagged": int((np.asarray(p) <= level).sum())}
+        words |= {"p": [float(v) for v in p], "flagged": int(((p <= level) if chosen is None else chosen).sum())}
+    words |= {"warning": facts["warning"]} if "warning" in facts else {}
     io.column(out, "score", answer.value, p)
+    if picture is not None:
+        answer.figure().savefig(picture, dpi=120)
+    if chosen is not None:
+        io.tell(json_, words, answer.explain())
+        return
     flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
     io.tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
 

@@ -53,7 +53,7 @@ def _codes(row: Array, picture: bool) -> Iterator[bytes]:
         from PIL import Image
 
         image = Image.fromarray(row.squeeze(-1) if row.shape[-1] == 1 else row)
-        for options in ({"format": "PNG", "optimize": True}, {"format": "WEBP", "lossless": True, "quality": 50}):
-            file = io.BytesIO()
-            image.save(file, **options)
-            yield file.getvalue()
+        png, webp = io.BytesIO(), io.BytesIO()
+        image.save(png, "PNG", optimize=True)
+        image.save(webp, "WEBP", lossless=True, quality=50)
+        yield from (png.getvalue(), webp.getvalue())

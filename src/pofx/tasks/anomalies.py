@@ -167,7 +167,7 @@ class Anomalies(Answer):
         drawing = Figure(figsize=(width, height), layout="constrained")
         axes = drawing.add_subplot()
         low, high, bins = *_limits(self.value.numpy(), self.known), 40
-        asked, edges = np.clip(self.value.numpy(), low, high), np.linspace(low, high, bins + 1)
+        asked, edges = np.clip(self.value.numpy(), low, high), np.linspace(low, high, bins + 1).tolist()
         if self.known is not None:
             rows = np.clip(self.known, low, high)
             axes.hist(rows, edges, density=True, color="#c9c4ba", label=f"{len(rows)} rows that belong")
