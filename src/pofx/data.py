@@ -261,7 +261,7 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
         name = source.stem.split(".")[0]
     if kind and kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; expected one of {list(KINDS)}.")
-    for candidate in [KINDS[kind]] if kind else KINDS.values():
+    for candidate in [KINDS[kind]] if kind else reversed(KINDS.values()):
         if kind or candidate.reads(source):
             _check_options(candidate, options)
             return candidate.read(source, given=given, **options), name

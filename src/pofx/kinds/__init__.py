@@ -9,14 +9,15 @@ from pofx.kinds.series import Series
 from pofx.kinds.table import Table
 from pofx.kinds.text import Text
 
-# the first that reads a source has it, so a kind that knows its own by sight stands before one that takes any
+# the last is asked first whether it reads a source: a kind that knows its own by sight stands below one that takes any,
+# and a kind of the user's own below all of these
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Series(),
-        Table(),
-        Image(),
-        Text(),
         Array(),
+        Text(),
+        Image(),
+        Table(),
+        Series(),
     )
 }
