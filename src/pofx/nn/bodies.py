@@ -16,6 +16,8 @@ BODIES = {
     "nade": "nade:NADE",
     "transformer": "tokens:CausalTransformer",
     "any-order": "anyorder:AnyOrder",
+    "adaptive": "adaptive:Adaptive",
+    "intervals": "intervals:Intervals",
 }
 
 

@@ -37,6 +37,9 @@ class Entries:
         order: the canonical order of the entries.
         stream: where an entry stands says nothing by itself (text), so that positions are relative.
         pixel: outputs for a whole pixel at once in place of `groups`; 0 for outputs by entry.
+        mean, scale: by which a shared variable was standardised.
+        pitches: how many codes are pitches, a semitone apart; the codes after them are names.
+        pad: the code after the end of a sequence, -1 where there is none.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +50,10 @@ class Entries:
     order: tuple[int, ...]
     stream: bool = False
     pixel: int = 0
+    mean: float = 0.0
+    scale: float = 1.0
+    pitches: int = 0
+    pad: int = -1
 
     @property
     def size(self) -> int:
