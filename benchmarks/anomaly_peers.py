@@ -97,9 +97,9 @@ def draw(file: Path) -> None:
     print(answer.explain())
 
 
-def fashion_cell(seed: int, budget: float, rows: int = 4000, asked: int = 1000) -> dict[str, Any]:
+def fashion_cell(seed: int, budget: float, asked: int, rows: int = 4000) -> dict[str, Any]:
     """A model of clothes is asked about clothes and about digits, by several scores."""
-    train = open_data("images/fashion-mnist/train-images-idx3-ubyte.gz", limit=rows, test=0, valid=500, seed=seed)
+    train = open_data("images/fashion-mnist/train-images-idx3-ubyte.gz", limit=rows, test=0, valid=300, seed=seed)
     clothes, digits = (
         open_data(f"images/{name}/t10k-images-idx3-ubyte.gz", limit=asked, test=0, valid=0, seed=seed).x
         for name in ("fashion-mnist", "mnist")
@@ -112,6 +112,7 @@ def fashion_cell(seed: int, budget: float, rows: int = 4000, asked: int = 1000) 
         more = {"background": behind} if route == "ratio" else {"calibration": train} if route == "typicality" else {}
         few, many = (pofx.anomaly(model, x, route=route, **more).value for x in (clothes, digits))
         found[route] = auroc(few.numpy(), many.numpy()).value
+    found["cpu"] = round(time.process_time() - clock, 1)
     return found
 
 
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["pofx", *PEERS])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--budget", type=float, default=280, help="CPU seconds of the picture models together")
+    parser.add_argument("--asked", type=int, default=500, help="pictures of each kind that the model is asked about")
     parser.add_argument("--picture", type=Path, help="draw one answer into this file, and nothing else")
     parser.add_argument("--out", type=Path, default=Path("runs/anomaly_peers.jsonl"))
     asked = parser.parse_args()
@@ -163,7 +165,11 @@ def main() -> None:
         name, protocol, method, seed = cell
         try:
             picture = protocol == "pictures"
-            found = fashion_cell(seed, asked.budget) if picture else table_cell(name, protocol == "clean", method, seed)
+            found = (
+                fashion_cell(seed, asked.budget, asked.asked)
+                if picture
+                else table_cell(name, protocol == "clean", method, seed)
+            )
         except (ImportError, FileNotFoundError) as missing:
             print(f"{'/'.join(map(str, cell))} is left out: {missing}")
             continue

@@ -99,7 +99,8 @@ def test_false_discoveries_stay_below_the_level(strange):
 def test_storey_is_benjamini_hochberg_at_a_level_divided_by_the_share_of_nulls():
     p = np.array([0.001, 0.01, 0.02, 0.04, 0.2, 0.6, 0.7, 0.9])
     share = (1 + 3) / (8 * 0.5)
-    assert (storey(p, 0.1) == benjamini_hochberg(p, 0.1 / share)).all()
+    assert (storey(p, 0.25) == benjamini_hochberg(p, 0.25 / share)).all()
+    assert storey(p, 0.25).sum() == 4 and storey(p, 0.34).sum() == 5
     assert not storey(np.full(5, 0.9), 0.5).any() and len(storey([], 0.1)) == 0
     with pytest.raises(ValueError, match="between 0 and 1"):
         storey(p, 0.1, tail=1.0)
