@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pofx.kinds.base import Space, Variable
 from pofx.kinds.likelihood import Likelihood
-from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
+from pofx.model import Batch, Card, Cursor, Given, Model, Player, Predictive, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.integers import Body, Shift, lattice, sides
 
@@ -200,6 +200,10 @@ class IntegerFlow(Model):
                     z = shift.inverse(z, c)
         return self._back(z)
 
+    def code_steps(self, rows: int, given: Given | None = None) -> Cursor:
+        """A cursor over z, from the coarsest level to the finest; after the last one, `event()` is their x."""
+        return _Levels(self, rows, self._condition_on(self._flat_given(given, (rows,))[1], rows))
+
     def _draw(self, count: int, c: Tensor | None, rng: Rng) -> Tensor:
         """Whole numbers (count, D), valid or not."""
         z = torch.zeros(count, self.space.size, dtype=torch.float64, device=self.device)
@@ -236,6 +240,42 @@ class IntegerFlow(Model):
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
         z = self.forward_map(x, given or None)
         return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+
+class _Levels(Cursor):
+    """Level by level: entries that end at one are told by the coarser ones, then its couplings are undone."""
+
+    def __init__(self, model: IntegerFlow, rows: int, c: Tensor | None) -> None:
+        self.model, self.c, self.t = model, c, 0
+        self.z = torch.zeros(rows, model.space.size, dtype=torch.float64, device=model.device)
+        ends = [cast(Body, model.priors[level]).changed.tolist() for level in range(len(model.likelihoods))]
+        self.places = [(level, k) for level in reversed(range(len(ends))) for k in range(len(ends[level]))]
+        self.order = [ends[level][k] for level, k in self.places]
+
+    def start(self) -> Predictive:
+        level, k = self.places[self.t]
+        if k == 0:
+            with torch.no_grad():
+                self.params, _ = self.model._prior(level, self.z, self.c)
+        return Predictive(self.model.likelihoods[level], self.params).entry(k)
+
+    def next(self, x_i: Tensor) -> Predictive | None:
+        level, _ = self.places[self.t]
+        self.z[:, self.order[self.t]] = x_i.double()
+        self.t += 1
+        if self.t == len(self.places) or self.places[self.t][0] != level:
+            with torch.no_grad():
+                for shift in reversed(self.model._stage(level)):
+                    self.z = shift.inverse(self.z, self.c)
+        return self.start() if self.t < len(self.places) else None
+
+    def event(self) -> Tensor:
+        """x `(B, *event)` once all of z is told."""
+        return self.model._back(self.z)
+
+    def reorder(self, rows: Tensor) -> None:
+        self.z, self.params = self.z[rows], self.params[rows]
+        self.c = None if self.c is None else self.c[rows]
 
 
 def _refuse(v: Variable) -> None:

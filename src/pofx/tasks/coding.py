@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pofx.engines.coder import Symbols, Table
-from pofx.kinds.base import Variable
+from pofx.kinds.base import Space, Variable
 from pofx.model import Predictive, Unsupported
 
 BASE = 32  # symbols of one digit: tables of five short digits are computed ten times faster than of two long ones
@@ -150,6 +150,18 @@ class Digits:
         edges = start[:, None] + self.first + size * np.arange(BASE + 1)
         edge = torch.from_numpy((edges - 0.5) * self.step)
         return _normalised(p.take(torch.from_numpy(rows)).log_mass(edge[:, :-1], edge[:, 1:]))
+
+
+def on_grid(space: Space, x: Tensor) -> Tensor:
+    """Rows `(N, D)` float64, every number with a resolution at its nearest multiple, as a table holds it."""
+    columns = []
+    for i in range(space.size):
+        v, column = space.variable(i), x[:, i].double()
+        if not v.discrete and v.resolution:
+            n = np.rint(column.numpy() / v.resolution).astype(np.int64)
+            column = torch.from_numpy(Digits.of(v).number(n))
+        columns.append(column)
+    return torch.stack(columns, 1)
 
 
 def likeliest(p: Predictive, v: Variable) -> Tensor:

@@ -2,7 +2,7 @@
 
     length = sum -log2 p(x) + a few bytes            what is likely becomes short
 
-Three programs (see `programs` and `bitsback`), each run by the writer and by the reader over chunks of the same number
+Four programs (see `programs` and `bitsback`), each run by the writer and by the reader over chunks of the same number
 of rows, in the same dtype, on the same number of threads; for floats computed in another shape differ in their last
 bits, and then nothing after them can be read. The file (see `container`) holds hashes of the model, of a probe of its
 probabilities and of the rows: another model, another machine's arithmetic or a flipped bit is an error, never silent
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pofx.data import Batch, Data
 from pofx.files import write_atomic
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space
@@ -27,12 +28,12 @@ from pofx.model import Model, Quality, Unsupported
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.bitsback import BitsBack
 from pofx.tasks.container import Head, Opened, closed, content_hash, dtype_of, model_hash, opened, same_program
-from pofx.tasks.programs import Marginals, Program, Walk, Written
+from pofx.tasks.programs import Codes, Marginals, Program, Walk, Written
 
 QUESTION = "How small can x be made, without loss?"
 UNIT = "bytes"
 THREADS = 1  # sums are then added in the same order on every machine
-PROGRAMS: dict[int, type[Program]] = {p.number: p for p in (Walk, BitsBack, Marginals)}
+PROGRAMS: dict[int, type[Program]] = {p.number: p for p in (Walk, BitsBack, Marginals, Codes)}
 
 
 def compress(
@@ -60,8 +61,8 @@ def compress(
 
     Raises:
         Unsupported: no route, or an entry has no probability (a real number without a resolution).
-        ValueError: there are no rows, one holds a code that its variable does not have, `chunk` is out of range, or the
-            model is not on the CPU.
+        ValueError: there are no rows; one holds a code that its variable does not have, or a number that its column
+            would give back rounded; `chunk` is out of range; the model is not on the CPU.
     """
     rows, observed = rows_of(model, x)
     if len(rows) == 0:
@@ -70,6 +71,8 @@ def compress(
         raise ValueError(f"compress: got chunk = {chunk}, expected 1 to 65535.")
     _on_cpu(model)
     _check_codes(model.space, rows.flatten(1), observed.flatten(1))
+    if not isinstance(x, (Tensor, Batch, Data)):
+        _check_kind(model.space, rows, observed)
     c = given_for(model, given, len(rows))
     answer = solve("compress", ROUTES, model, route, x=rows, observed=observed, given=c, chunk=min(chunk, len(rows)))
     if path is not None:
@@ -102,6 +105,11 @@ def by_steps(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
 def by_bits_back(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], chunk: int) -> Answer:
     """A stack coder over latent numbers, whose choice is paid back."""
     return _coded(BitsBack, model, x, observed, given, chunk)
+
+
+def by_codes(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], chunk: int) -> Answer:
+    """A range coder over the codes of a bijection of whole numbers."""
+    return _coded(Codes, model, x, observed, given, chunk)
 
 
 def by_marginals(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], chunk: int) -> Answer:
@@ -178,6 +186,21 @@ def _check_codes(space: Space, x: Tensor, observed: Tensor) -> None:
         )
 
 
+def _check_kind(space: Space, x: Tensor, observed: Tensor) -> None:
+    """What the user's own type gives back must be what went in: a table rounds to the resolution of its columns."""
+    kind = KINDS[space.kind]
+    again, _ = kind.encode(kind.restore(x, space), space)
+    moved = ((again.double() != x.double()) & observed).flatten(1)
+    if bool(moved.any()):
+        row, entry = moved.nonzero()[0].tolist()
+        got, back = (float(t.flatten(1)[row, entry]) for t in (x, again))
+        v = space.variable(entry)
+        raise ValueError(
+            f"compress: {v.name!r} of row {row} is {got:.15g}, which this model's {space.kind} would give back as "
+            f"{back:.15g} (its resolution is {v.resolution:g}); round it, or fit again."
+        )
+
+
 def _on_cpu(model: Model) -> None:
     if model.device.type != "cpu":
         raise ValueError(f"compress: the model is on {model.device}, expected the CPU; call model.cpu() first.")
@@ -186,5 +209,6 @@ def _on_cpu(model: Model) -> None:
 ROUTES = (
     route(by_steps, "steps", sources="Bamler 2022 (arXiv:2201.01741)"),
     route(by_bits_back, "encode", "decode", sources="Townsend 2019 (arXiv:1901.04866)"),
+    route(by_codes, "encode", "log_prob", sources="Hoogeboom 2019 (arXiv:1905.07376)"),
     route(by_marginals, "log_prob"),
 )

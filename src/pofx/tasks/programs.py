@@ -1,6 +1,7 @@
 """Programs: what the writer and the reader of a compressed file both run, so that both see the same numbers.
 
     Walk        entry by entry with a cursor: P(x_i | entries before it) in a range coder
+    Codes       the same over z = f(x), where f is a bijection of whole numbers
     Marginals   the same for a model that knows log p of any entries: P(x_i | x_<i) = p(x_<i, x_i) / p(x_<i)
 
 A program walks chunks of one number of rows, the last one padded; for floats computed in another shape differ in their
@@ -22,7 +23,7 @@ from pofx.engines.coder import Reader, Table, Writer, fingerprint
 from pofx.kinds.base import Variable
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Cursor, Model, Predictive, Quality, Unsupported
-from pofx.tasks.coding import Sink, Source, codec, likeliest
+from pofx.tasks.coding import Sink, Source, codec, likeliest, on_grid
 from pofx.tasks.container import Opened, Words
 
 PROBED, PROBE_ROWS = 16, 4  # entries and rows of the probe
@@ -89,6 +90,10 @@ class Walk(Program):
         """A cursor over the entries."""
         return self.model.steps(rows, given)
 
+    def variable(self, entry: int, p: Predictive) -> Variable:
+        """What is told at an entry."""
+        return self.model.space.variable(entry)
+
     def chunks(self, rows: int) -> Iterator[slice]:
         """Slices of at most `chunk` rows."""
         return (slice(start, min(rows, start + self.chunk)) for start in range(0, rows, self.chunk))
@@ -105,7 +110,7 @@ class Walk(Program):
         tables: list[Table] = []
 
         def each(entry: int, p: Predictive) -> Tensor:
-            v = self.model.space.variable(entry)
+            v = self.variable(entry, p)
             tables.append(codec(v).table(p)[:PROBE_ROWS])
             return likeliest(p, v)
 
@@ -121,7 +126,7 @@ class Walk(Program):
 
     def _write_rows(self, out: Writer, rows: slice, x: Tensor, observed: Tensor) -> None:
         def each(entry: int, p: Predictive) -> Tensor:
-            v, seen = self.model.space.variable(entry), _seen(observed, entry)
+            v, seen = self.variable(entry, p), _seen(observed, entry)
             value = self._blank(p, v, len(seen))
             value[seen] = x[seen, entry].double()
             codec(v).write(out, p, value, seen)
@@ -139,7 +144,7 @@ class Walk(Program):
         x = torch.zeros(self.chunk, observed.shape[1], dtype=torch.float64)
 
         def each(entry: int, p: Predictive) -> Tensor:
-            v, seen = self.model.space.variable(entry), _seen(observed, entry)
+            v, seen = self.variable(entry, p), _seen(observed, entry)
             value = self._blank(p, v, len(seen))
             value[seen] = codec(v).read(source, p, seen)
             x[:, entry] = value
@@ -151,6 +156,45 @@ class Walk(Program):
     def _blank(self, p: Predictive, v: Variable, seen: int) -> Tensor:
         """What stands in gaps and padding; both sides know it."""
         return torch.zeros(self.chunk, dtype=torch.float64) if seen == self.chunk else likeliest(p, v)
+
+
+class Codes(Walk):
+    """Over z = f(x), entry by entry, with a model that has `code_steps`; then x is where the cursor came to.
+
+    Raises:
+        Unsupported: the model has no such bijection, or an entry is missing.
+    """
+
+    number = 3
+
+    def __init__(self, model: Model, given: Mapping[str, Tensor], chunk: int) -> None:
+        super().__init__(model, given, chunk)
+        if not hasattr(model, "code_steps"):
+            raise Unsupported(f"{model.name} is no bijection of whole numbers (integer_flow is)")
+
+    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
+        self.walked: Cursor = self.model.code_steps(rows, given)
+        return self.walked
+
+    def variable(self, entry: int, p: Predictive) -> Variable:
+        return p.likelihood.space.variables[0]
+
+    def write(self, x: Tensor, observed: Tensor) -> Written:
+        if not bool(observed.all()):
+            raise Unsupported(f"{self.model.name}: an entry is missing, and z is a function of them all")
+        grid = on_grid(self.model.space, x)
+        if not (torch.equal(grid, x.double()) and torch.equal(grid.signbit(), x.double().signbit())):
+            raise Unsupported(f"{self.model.name}: a number is no multiple of its column's resolution")
+        event, parts = x.reshape(len(x), *self.model.space.shape), []
+        for rows in self.chunks(len(x)):
+            z = self.model.encode(padded(event[rows], self.chunk), self.told(rows)).mean
+            parts.append(z[: len(x[rows])])
+        return super().write(torch.cat(parts), observed)
+
+    def _read_rows(self, source: Reader, rows: slice, observed: Tensor) -> Tensor:
+        super()._read_rows(source, rows, observed)
+        event = self.walked.event()  # type: ignore[attr-defined]
+        return on_grid(self.model.space, event.flatten(1))[: len(observed)]
 
 
 class Marginals(Walk):
