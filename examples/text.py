@@ -164,7 +164,9 @@ def draw(found: dict[str, dict], path: str) -> None:
             seconds, nats = zip(*found[name]["curve"], strict=True)
             axes[0].plot(seconds, nats, color=tone, marker=".", label=words)
     axes[0].axhline(1.88, color="0.6", ls="--", lw=1)
-    axes[0].text(2, 1.89, "nanoGPT's CPU recipe", fontsize=7, color="0.4")
+    axes[0].text(
+        0.98, 1.89, "nanoGPT's CPU recipe", fontsize=7, color="0.4", ha="right", transform=axes[0].get_yaxis_transform()
+    )
     axes[0].set(xlabel="seconds", ylabel="nats a character, held out", title="tiny Shakespeare")
     axes[0].legend(frameon=False)
     axes[0].spines[["top", "right"]].set_visible(False)
