@@ -150,7 +150,7 @@ def test_directions_of_the_players(loss):
 
     def score():
         fake = model._generate(Rng(9).normal((256, model.z_size)), {})
-        return model._judge(model._seen(fake, None, Rng(0)), None).mean()
+        return model._judge(model._seen(fake, Batch(fake), {}, Rng(0)), None).mean()
 
     before = score()
     grads = torch.autograd.grad(generator.loss(batch, Rng(0)), generator.params, allow_unused=True)
@@ -170,7 +170,7 @@ def test_a_pack_is_judged_together():
     """Rows 2 j and 2 j + 1 share a score, which no other row moves; values stand before masks."""
     model = GAN(**SMALL, pack=2).build(real(3))
     v = Rng(0).normal((6, 3)).requires_grad_()
-    seen = model._seen(v, None, Rng(0))
+    seen = model._seen(v, Batch(v), {}, Rng(0))
     assert seen.shape == (3, 12)
     assert torch.equal(seen[1, :6], v[2:4].flatten()) and bool((seen[:, 6:] == 1).all())
     (slope,) = torch.autograd.grad(model._judge(seen, None)[1], v)
@@ -275,7 +275,7 @@ def test_masks_hide_what_is_missing():
         one, two = (loss(Batch(v, {}, observed), Rng(3)) for v in (x, other))
         assert torch.equal(one, two)
     u = Rng(1).normal((16, 2)).requires_grad_()
-    (slope,) = torch.autograd.grad(model._judge(model._seen(u, observed, Rng(0)), None).sum(), u)
+    (slope,) = torch.autograd.grad(model._judge(model._seen(u, Batch(u, {}, observed), {}, Rng(0)), None).sum(), u)
     assert bool((slope[:, 1] == 0).all() and (slope[:, 0] != 0).any())
 
 
@@ -355,3 +355,40 @@ def test_variants_are_fitted_saved_and_loaded(settings, tmp_path):
     z = model.encode(torch.as_tensor(x[:2])).mean
     assert torch.equal(again.encode(torch.as_tensor(x[:2])).mean, z) and z.shape == (2, 8)
     assert {"coverage", "recall", "duplicates"} <= set(model.history[-1])
+
+
+class TestTranslator:
+    """A given picture makes the generator a U-Net and stands beside what the critic sees."""
+
+    @staticmethod
+    def model(**settings) -> GAN:
+        space = Space((2, 18, 18), (Variable("u"),), "grid", "chart", "float32")
+        given = Space((9, 9, 1), (Variable("low"),), "grid")
+        return GAN(width=4, body="residual", **settings).build(space, {"low": given})
+
+    def test_the_critic_sees_the_given_picture(self):
+        model, low = self.model(), torch.randn(4, 9, 9, 1)
+        v = torch.randn(4, 2, 18, 18)
+        seen = model._seen(v, Batch(v, {"low": low}), {}, Rng(0))
+        assert seen.shape == (4, 6, 18, 18)  # the picture, its mask, the given and where it is known
+        torch.testing.assert_close(seen[:, 4].mean((1, 2)), low.mean((1, 2, 3)), atol=0.05, rtol=0)
+        judged = model._judge(seen, torch.zeros(4, 64))
+        other = model._seen(v, Batch(v, {"low": low + 1}), {}, Rng(0))
+        assert (model._judge(other, torch.zeros(4, 64)) - judged).abs().max() > 1e-6
+
+    def test_fidelity_alone_finds_the_given(self):
+        """With a large weight of |x - G|, the generator's loss falls towards the given picture's negative."""
+        torch.manual_seed(0)
+        model, low = self.model(fidelity=100.0), torch.randn(32, 9, 9, 1)
+        x = -torch.nn.functional.interpolate(low.permute(0, 3, 1, 2), (18, 18), mode="bilinear").repeat(1, 2, 1, 1)
+        batch = Batch(x, {"low": low})
+        player = model.players()[1]
+        optimiser, losses = torch.optim.Adam(player.params, 1e-2), []
+        for step in range(12):
+            optimiser.zero_grad()
+            loss = player.loss(batch, Rng(step))
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss))
+        assert losses[-1] < 0.75 * losses[0]
+        assert player.name == "generator"

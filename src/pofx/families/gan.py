@@ -36,6 +36,7 @@ from pofx.nn.convnet import ConvCritic, ConvDecoder, ConvEncoder
 from pofx.nn.dcgan import DCCritic, DCGenerator
 from pofx.nn.moments import Moments
 from pofx.nn.scalar import LeakyCritic, LeakyMLP
+from pofx.nn.unet import Translator
 from pofx.wrappers import Point
 
 LEAST_DEVIATION = 0.25  # below it a coordinate is mostly noise, which the critic should not look for
@@ -67,6 +68,8 @@ class GAN(Model):
         augment: how real rows and fakes are moved alike, for little data: some of "translation", "cutout" and
             "brightness" (pictures) and "jitter"; "all" for the first three.
         projection: the critic meets the given by a projection of its features; False (plain layers): beside x.
+        fidelity: weight of E|x - G(z, given)| beside the game, in standard deviations of an entry, for givens that
+            say nearly all of x (pix2pix has 100 with pictures in [-1, 1]).
         encoder: fit a network beside which gives z of x in one pass, by regression on draws.
         cells: the generator sees the signs of z beside z, so that its draws may fall into separate clusters; None: for
             vectors of at most 4 entries.
@@ -109,6 +112,7 @@ class GAN(Model):
         pack: int = 1,
         augment: str | Sequence[str] = (),
         projection: bool = True,
+        fidelity: float = 0.0,
         encoder: bool = False,
         cells: bool | None = None,
         waves: int | None = None,
@@ -126,7 +130,8 @@ class GAN(Model):
             raise ValueError(f"gan: got pack={pack}, critic_steps={critic_steps}; expected at least 1.")
         self.loss, self.penalty, self.gamma, self.settle, self.spectral = loss, penalty, gamma, settle, spectral
         self.critic_steps, self.body, self.pack, self.augment = critic_steps, body, pack, _moves(augment)
-        self.projection, self.encoder, self.cells, self.waves = projection, encoder, cells, waves
+        self.projection, self.fidelity, self.encoder = projection, fidelity, encoder
+        self.cells, self.waves = cells, waves
         self.latent, self.width, self.depth = latent, width, depth
         self.lr, self.betas = lr, (betas[0], betas[1])
 
@@ -142,11 +147,12 @@ class GAN(Model):
         self.z_size = self.latent or (64 if size > LARGEST_MLP else max(8, min(32, size)))
         self._settings(grid)
         c = 64 if self.given else 0
+        self.generator_given, self.critic_given = conditioner(self.given, c), conditioner(self.given, c)
+        self.maps = self.generator_given.channels if self.generator_given and self.picture else 0
         width = self.width or (32 if self.picture else 256 if grid else 64 if self.space.size <= WAVED else 128)
         self.generator = self._generator(width, c, grid)
         self.critic = self._critic(width, c, grid)
         self.moments = Moments(shape, LEAST_DEVIATION)
-        self.generator_given, self.critic_given = conditioner(self.given, c), conditioner(self.given, c)
         self.reader = self._reader(width, c) if self.encoder else None
         self.reader_given = conditioner(self.given, c) if self.encoder else None
         self.register_buffer("turns", torch.zeros((), dtype=torch.int64))  # steps that the critic has made
@@ -169,12 +175,14 @@ class GAN(Model):
         seen = self.z_size * (1 + self.signs)
         if self.net == "mlp":
             return LeakyMLP(seen, self.space.size, width, self.depth or (2 if grid else 3), c)
+        if self.maps:
+            return Translator(seen, self.space.shape, self.maps, width, c)
         if self.net == "dcgan":
             return DCGenerator(seen, self.space.shape, width, c)
         return ConvDecoder(seen, self.space.shape, width, c, self.depth or 1)
 
     def _critic(self, width: int, c: int, grid: bool) -> nn.Module:
-        shape = (2 * self.pack * self.space.shape[0], *self.space.shape[1:])
+        shape = (self.pack * (2 * self.space.shape[0] + self.maps), *self.space.shape[1:])
         c *= self.pack
         if self.net == "mlp":
             size, depth = 2 * self.pack * self.space.size, self.depth or (2 if grid else 3)
@@ -210,8 +218,8 @@ class GAN(Model):
         self.moments.measure(batch.x.float(), batch.observed)
         self._shared = self._play(batch, rng)
         fake, keep = self._shared
-        real, fake = self._seen(self.moments(batch.x.float()), batch.observed, rng), fake.detach()
-        fake, c = self._seen(fake, batch.observed, rng), self._packed_given(batch, keep)
+        real, fake = self._seen(self.moments(batch.x.float()), batch, keep, rng), fake.detach()
+        fake, c = self._seen(fake, batch, keep, rng), self._packed_given(batch, keep)
         on_real, on_fake = self._judge(torch.cat([real, fake]), _twice(c)).chunk(2)
         weight = self.penalty_weight / (1 + self.turns / self.settling) if self.settling else self.penalty_weight
         self.turns += self.training  # in place, after the weight was made of it
@@ -233,11 +241,15 @@ class GAN(Model):
         # the critic's move left the generator alone, so the graph of the step's draws still holds
         fake, keep = self._shared or self._play(batch, rng)
         self._shared = None
-        fake, c = self._seen(fake, batch.observed, rng), self._packed_given(batch, keep)
+        x, near = self.moments(batch.x.float()), 0.0
+        if self.fidelity:
+            gap = (x - fake).abs() if batch.observed is None else (x - fake).abs() * batch.observed
+            near = self.fidelity * gap.mean()
+        fake, c = self._seen(fake, batch, keep, rng), self._packed_given(batch, keep)
         if self.loss != "relativistic":
-            return generator_loss(self.loss, None, self._judge(fake, c))
-        real = self._seen(self.moments(batch.x.float()), batch.observed, rng)
-        return generator_loss(self.loss, *self._judge(torch.cat([real, fake]), _twice(c)).chunk(2))
+            return generator_loss(self.loss, None, self._judge(fake, c)) + near
+        real = self._seen(x, batch, keep, rng)
+        return generator_loss(self.loss, *self._judge(torch.cat([real, fake]), _twice(c)).chunk(2)) + near
 
     def _encoder_loss(self, batch: Batch, rng: Rng) -> Tensor:
         """-log q(z | G(z)), nats an entry of z."""
@@ -262,14 +274,27 @@ class GAN(Model):
         return self._generate(rng.normal((rows, self.z_size)), batch.given, keep), keep
 
     def _generate(self, z: Tensor, given: Given, keep: Mapping[str, Tensor] | None = None) -> Tensor:
-        c = self._condition_of(self.generator_given, given, len(z), keep)
         seen = torch.cat([z, z.sign()], 1) if self.signs else z
-        return self.generator(seen, c).reshape(len(z), *self.space.shape)
+        if self.maps:
+            assert self.generator_given is not None
+            c = self.generator_given.whole(given, len(z), keep, self._size)
+            return self.generator(seen, c.vector, c.map)
+        made = self.generator(seen, self._condition_of(self.generator_given, given, len(z), keep))
+        return made.reshape(len(z), *self.space.shape)
 
-    def _seen(self, v: Tensor, observed: Tensor | None, rng: Rng) -> Tensor:
-        """What the critic sees of rows v: their observed entries beside the mask, moved, in packs."""
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.space.shape[-2], self.space.shape[-1]
+
+    def _seen(self, v: Tensor, batch: Batch, keep: Mapping[str, Tensor], rng: Rng) -> Tensor:
+        """What the critic sees of rows v: observed entries beside the mask and given pictures, moved, in packs."""
+        observed = batch.observed
         mask = torch.ones_like(v) if observed is None else observed.to(v.dtype)
-        both = torch.cat([v if observed is None else torch.where(observed, v, 0.0), mask], 1)
+        parts = [v if observed is None else torch.where(observed, v, 0.0), mask]
+        if self.maps:
+            assert self.critic_given is not None
+            parts += [m for m in [self.critic_given.whole(batch.given, len(v), keep, self._size).map] if m is not None]
+        both = torch.cat(parts, 1)
         both = augmented(both, self.augment, rng, v.shape[1]) if self.augment else both
         if not self.picture:  # values first and masks after them, so that all values of a pack have waves
             values, masks = (t.reshape(len(v) // self.pack, -1) for t in both.chunk(2, 1))

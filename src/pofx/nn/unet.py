@@ -5,7 +5,7 @@
 Time and labels arrive in one vector c, a text in tokens that the coarsest pixels attend to. Any height and width work:
 the picture is padded with zeros to a multiple of the coarsest cell and cut back. A patch of p x p pixels may enter as
 channels: a p^2 times cheaper net for the same width.
-Offers `UNet` and the time features `fourier`.
+Offers `UNet`, `Translator`, which turns one picture into another, and the time features `fourier`.
 
 References: U-Net (Ronneberger 2015, arXiv:1505.04597); DDPM (Ho 2020, arXiv:2006.11239); ADM (Dhariwal 2021,
 arXiv:2105.05233).
@@ -14,6 +14,7 @@ arXiv:2105.05233).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -149,3 +150,25 @@ class UNet(nn.Module):
             h = self.coming[i](torch.cat([h, kept[i]], 1), c, tokens)
             h = F.pixel_shuffle(self.up[i - 1](h), 2) if i else h
         return F.pixel_shuffle(self.outlet(F.silu(self.norm(h))), self.patch)[:, :, :height, :width]
+
+
+class Translator(nn.Module):
+    """z (B, d_in) and a map (B, maps, H, W) to a picture (B, C, H, W): a U-Net of the map that z and c modulate.
+
+    Args:
+        d_in: numbers of z.
+        shape: (C, H, W) of the output.
+        maps: channels of the map.
+        width: channels at full size.
+        c_dim: size of the condition, and of what z becomes.
+    """
+
+    def __init__(self, d_in: int, shape: Sequence[int], maps: int, width: int = 32, c_dim: int = 64) -> None:
+        super().__init__()
+        self.inlet = nn.Linear(d_in, c_dim)
+        depth = max(1, min(4, round(math.log2(max(shape[1:]) / 4)) + 1))
+        self.net = UNet(maps, shape[0], width, depth, c_dim=c_dim)
+
+    def forward(self, z: Tensor, c: Tensor, given: Tensor) -> Tensor:
+        """A picture for each row."""
+        return self.net(given, c + self.inlet(z))
