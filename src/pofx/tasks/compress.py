@@ -13,14 +13,15 @@ References: MacKay 2003, chapter 6; Townsend 2019 (arXiv:1901.04866); Bamler 202
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.data import Batch, Data
 from pofx.files import write_atomic
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space
@@ -71,8 +72,7 @@ def compress(
         raise ValueError(f"compress: got chunk = {chunk}, expected 1 to 65535.")
     _on_cpu(model)
     _check_codes(model.space, rows.flatten(1), observed.flatten(1))
-    if not isinstance(x, (Tensor, Batch, Data)):
-        _check_kind(model.space, rows, observed)
+    _check_numbers(model.space, x, rows)
     c = given_for(model, given, len(rows))
     answer = solve("compress", ROUTES, model, route, x=rows, observed=observed, given=c, chunk=min(chunk, len(rows)))
     if path is not None:
@@ -186,19 +186,24 @@ def _check_codes(space: Space, x: Tensor, observed: Tensor) -> None:
         )
 
 
-def _check_kind(space: Space, x: Tensor, observed: Tensor) -> None:
-    """What the user's own type gives back must be what went in: a table rounds to the resolution of its columns."""
-    kind = KINDS[space.kind]
-    again, _ = kind.encode(kind.restore(x, space), space)
-    moved = ((again.double() != x.double()) & observed).flatten(1)
-    if bool(moved.any()):
-        row, entry = moved.nonzero()[0].tolist()
-        got, back = (float(t.flatten(1)[row, entry]) for t in (x, again))
-        v = space.variable(entry)
-        raise ValueError(
-            f"compress: {v.name!r} of row {row} is {got:.15g}, which this model's {space.kind} would give back as "
-            f"{back:.15g} (its resolution is {v.resolution:g}); round it, or fit again."
-        )
+def _check_numbers(space: Space, user: Any, x: Tensor) -> None:
+    """A table holds numbers at the resolution of its columns: refuse a cell that it would give back rounded."""
+    import pandas as pd
+
+    if not isinstance(user, pd.DataFrame):
+        return
+    back = KINDS[space.kind].restore(x, space)
+    for name in [c for c in back.columns if c in user.columns and pd.api.types.is_numeric_dtype(user[c])]:
+        if not pd.api.types.is_numeric_dtype(back[name]):
+            continue
+        got, given_back = (pd.to_numeric(t[name]).to_numpy(float, na_value=math.nan) for t in (user, back))
+        wrong = (got != given_back) & ~np.isnan(got)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"compress: {name!r} of row {row} is {got[row]:.15g}, which this model's table would give back as "
+                f"{given_back[row]:.15g} (the resolution it was fitted at); round it, or fit again."
+            )
 
 
 def _on_cpu(model: Model) -> None:
