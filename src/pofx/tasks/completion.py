@@ -63,7 +63,9 @@ def interval(space: Space, draws: Tensor, level: float) -> tuple[Tensor, Tensor]
     """
     m, p = len(draws), (1 - level) / 2
     if (m + 1) * p < 1 - 1e-9:
-        raise ValueError(f"interval: {m} draws hold no {level:.0%} interval; draw at least {int(np.ceil(1 / p - 1e-9)) - 1}.")
+        raise ValueError(
+            f"interval: {m} draws hold no {level:.0%} interval; draw at least {int(np.ceil(1 / p - 1e-9)) - 1}."
+        )
     values = torch.stack([numbers(space, one) for one in draws])
     q = torch.tensor([p, 1 - p], dtype=torch.float64)
     place = ((m + 1) * q - 1).clamp(0, m - 1)
