@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import struct
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +25,16 @@ def is_idx(path: Path) -> bool:
 
 
 def read_folder(
-    folder: Path, size: tuple[int, int] | None, mode: str | None
+    folder: Path, size: tuple[int, int] | None, mode: str | None, key: Callable[[Path], Any] | None = None
 ) -> tuple[Array, list[str] | None, tuple[str, ...]]:
     """Pictures `(N, H, W, C)` uint8 of a folder, the class folder of each (None without class folders), and notes.
+
+    They stand in the order of their paths, or of `key(path)`.
 
     Raises:
         ValueError: no picture, none readable, or several sizes or modes where `size` or `mode` does not settle it.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = sorted((p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()), key=key)
     if not paths:
         raise ValueError(f"{folder} holds no picture; expected files that end in {', '.join(SUFFIXES)}.")
     pictures: list[Array] = []

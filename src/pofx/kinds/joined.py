@@ -47,12 +47,11 @@ class Joined:
 
     def from_chart(self, u: Tensor, chart: Chart) -> Tensor:
         """Chart coordinates as rows `(B, D)` in the order of the entries, float64."""
-        return (u.permute(0, 2, 3, 1) if self._turned(chart) else u).flatten(1).double()
+        return (chart.unturned(u) if self._turned(chart) else u).flatten(1).double()
 
     def to_chart(self, flat: Tensor, like: Tensor, chart: Chart) -> Tensor:
         """Rows `(B, D)` as chart coordinates of the shape and dtype of `like`."""
-        if self._turned(chart):
-            flat = flat.reshape(-1, *self.space.shape).permute(0, 3, 1, 2)
+        flat = chart.turned(flat) if self._turned(chart) else flat
         return flat.reshape(like.shape).to(like.dtype)
 
     def _turned(self, chart: Chart) -> bool:

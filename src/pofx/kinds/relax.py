@@ -12,8 +12,8 @@ With `points=True` a vector's discrete variables are points instead, for a famil
 is (x - mean) / scale, a category sqrt(2) in the entry of its code and 0 in the others, both without noise, and log p(u)
 is then the log probability of these points.
 
-Pictures are (H, W, C) outside and (C, H, W) in the chart. References: Theis et al. 2016 (arXiv:1511.01844); analog
-bits, Chen et al. 2022 (arXiv:2208.04202).
+Pictures are (H, W, C) outside and (C, H, W) in the chart, videos (T, H, W, C) and (T C, H, W).
+References: Theis et al. 2016 (arXiv:1511.01844); analog bits, Chen et al. 2022 (arXiv:2208.04202).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Chart(nn.Module):
         super().__init__()
         self.data_space = space
         self.points = points and space.layout == "vector" and any(v.discrete for v in space.variables)
-        self.channels_first = space.picture
+        self.channels_first = space.picture or (space.layout == "grid" and len(space.shape) == 4)
         self.exact = all(v.density or (self.points and v.discrete) for v in space.variables)
         variables = [space.variable(i) for i in range(space.size)]
         self.smooth = [i for i, v in enumerate(variables) if v.support not in ("category", "binary")]
@@ -172,19 +172,30 @@ class Chart(nn.Module):
         return slope + log_step
 
     def _to_event(self, flat: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        if self.channels_first:
-            flat = flat.reshape(-1, *self.data_space.shape).permute(0, 3, 1, 2)
-        return flat.reshape(-1, *self.space.shape).to(dtype)
+        return self.turned(flat).reshape(-1, *self.space.shape).to(dtype)
 
     def _from_event(self, u: Tensor) -> Tensor:
-        if self.channels_first:
-            u = u.reshape(-1, *self.space.shape).permute(0, 2, 3, 1)
-        return u.flatten(1)
+        return self.unturned(u).flatten(1)
+
+    def turned(self, flat: Tensor) -> Tensor:
+        """Entries in the order of x as a picture's (C, H, W); the frames of a video are channels, (T C, H, W)."""
+        if not self.channels_first:
+            return flat
+        *frames, h, w, c = self.data_space.shape
+        return flat.reshape(-1, *(frames or [1]), h, w, c).permute(0, 1, 4, 2, 3)
+
+    def unturned(self, u: Tensor) -> Tensor:
+        """The way back, `(B, T, H, W, C)` of a video or a picture (one frame)."""
+        if not self.channels_first:
+            return u
+        *frames, h, w, c = self.data_space.shape
+        return u.reshape(-1, *(frames or [1]), c, h, w).permute(0, 1, 3, 4, 2)
 
     def _chart_space(self) -> Space:
         shape = self.data_space.shape
         if not self.codes and self.channels_first:
-            shape, layout = (shape[2], *shape[:2]), "grid"
+            *frames, h, w, c = shape
+            shape, layout = (math.prod(frames) * c, h, w), "grid"
         elif not self.codes:
             layout = self.data_space.layout
         else:
