@@ -1,13 +1,13 @@
 """Adaptive linear prediction: the next sample of a wave from the last ones, re-fitted as the wave goes on.
 
-    w_k = argmin sum_{t before block k} g^age (v_t - w . (v_{t-1}, ..., v_{t-P}))^2        every BLOCK samples, two memories
+    w_k = argmin sum_{t before block k} g^age (v_t - w . (v_{t-1}, ..., v_{t-P}))^2        every BLOCK samples
     e_t = v_t - w_k . (v_{t-1}, ..., v_{t-P}),      s_t = mean of the last |e|              of each predictor
     y_t = perceptron(ratios of the s_t, last e / s_t, differences of the predictions / s_t) -> a mixture around them
 
-What is adaptive is computed, not learnt, so the perceptron only learns how far to trust what, and a few seconds of sound
-are enough to fit it. Coefficients are never sent, as they are in FLAC: both sides compute them from the past. Some
-components stand on the multiples of the power of two that all samples so far are multiples of (samples of few bits in a
-wider file), with a gate that learns when to believe it.
+What is adaptive is computed, not learnt, so the perceptron only learns how far to trust what, and a few seconds of
+sound are enough to fit it. Coefficients are never sent, as they are in FLAC: both sides compute them from the past.
+Some components stand on the multiples of the power of two that all samples so far are multiples of (samples of few bits
+in a wider file), with a gate that learns when to believe it.
 
 The outputs are 3 M numbers a sample: logits, means, log scales of M logistics in the standard units of x, in the layout
 of kinds/likelihood.py.

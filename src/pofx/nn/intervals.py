@@ -193,4 +193,3 @@ class IntervalWalk(Walk):
 
     def reorder(self, rows: Tensor) -> None:
         self.codes, self.c = self.codes[rows], None if self.c is None else self.c[rows]
-
