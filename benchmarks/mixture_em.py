@@ -13,8 +13,8 @@ import warnings
 import torch
 from sklearn.mixture import GaussianMixture
 
-from pofx.engines.components import Normal
 from pofx.engines.em import Mixed, em, initialise
+from pofx.engines.normals import Normal
 from pofx.randomness import Rng
 
 

@@ -12,11 +12,13 @@ from sklearn.mixture import GaussianMixture
 from sklearn.naive_bayes import GaussianNB
 from torch import Tensor
 
+import pofx
 from pofx.data import Data
 from pofx.engines.bins import interval_moments, log_interval
-from pofx.engines.components import Binned, Normal, Table
+from pofx.engines.components import Binned, Table
 from pofx.engines.em import Mixed, em, initialise
 from pofx.engines.factors import Factor
+from pofx.engines.normals import Normal
 from pofx.families.mixture import Mixture
 from pofx.kinds.base import Space, Variable, category
 from pofx.model import Quality
@@ -388,3 +390,21 @@ def test_components_of_their_own_are_the_generative_classifiers(covariance, peer
 def test_separate_names_a_category():
     with pytest.raises(ValueError, match="separate"):
         Mixture(separate="label").build(plain(2))
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal", "tied", "factor"])
+def test_conditional_mean_is_that_of_many_draws(covariance):
+    """E[x_m | x_o], by closed form, is the mean of draws, in the data's own units, rows with different masks."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 3)) * 5 + 30
+    x[200:] += np.array([20.0, -10.0, 5.0])
+    data = pofx.open_data(x, test=40)
+    model = pofx.fit(data, Mixture(components=3, covariance=covariance), seed=0, progress=False)
+    rows = torch.from_numpy(x[:6])
+    observed = torch.tensor([[1, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]]).bool()
+    found = model.condition(rows, observed)
+    assert found.mean is not None
+    draws = found.sample(4000, Rng(1)).double()
+    z = (draws.mean(0) - found.mean()) / (draws.std(0) / 4000**0.5 + 1e-9)
+    assert float(z[~observed].abs().max()) < 5
+    assert torch.equal(found.mean()[observed], rows[observed])

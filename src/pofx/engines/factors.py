@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pofx.engines.bins import LOG_2PI
-from pofx.engines.components import Block, Normal, patterns
+from pofx.engines.components import Block
+from pofx.engines.normals import Normal, patterns
 from pofx.randomness import Rng
 
 FLOOR = 1e-3  # of the prior variance: no column is explained without rest

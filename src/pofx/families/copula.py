@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pofx.data import Batch, Data
 from pofx.engines.bins import LOG_2PI, log_interval
 from pofx.engines.cells import Cells
-from pofx.engines.components import patterns
+from pofx.engines.normals import patterns
 from pofx.kinds.joined import Joined
 from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
 from pofx.randomness import Rng

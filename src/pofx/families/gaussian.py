@@ -154,7 +154,15 @@ class Gaussian(Model):
             whole = full.flatten(1).double()
             return Value(self._log_normal(whole, m, s, None) - self._log_normal(whole, m, s, mask))
 
-        return Conditional(sample, log_prob)
+        def mean() -> Tensor:
+            out = flat.clone()
+            for pattern, rows in _patterns(mask):
+                out[rows[:, None], (~pattern).nonzero().squeeze(1)] = self._conditional(
+                    flat[rows], m[rows], s, pattern
+                )[0]
+            return out.reshape(x.shape)
+
+        return Conditional(sample, log_prob, mean=mean)
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         flat, m = u_t.flatten(1).double(), self._mean_of(given, len(u_t))

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from pofx.data import Batch, Data
 from pofx.engines.bins import Columns
-from pofx.engines.components import Binned, Block, Normal, Table
+from pofx.engines.components import Binned, Block, Table
 from pofx.engines.em import Mixed, best_start, em
 from pofx.engines.factors import Factor, Owned
+from pofx.engines.normals import Normal
 from pofx.kinds.base import Variable
 from pofx.kinds.joined import Joined, numbers_of
 from pofx.model import Card, Conditional, Given, Model, Quality, Report, Value
@@ -280,7 +281,23 @@ class Mixture(Model):
             known = self._log_prob(x, given, observed, 32, rng)
             return joint.shifted(-known.value, -known.quality)
 
-        return Conditional(sample, log_prob, Quality.ESTIMATE if self.relaxed else Quality.EXACT)
+        plain = not any(
+            v.discrete or v.support == "bounded" for v in (self.space.variable(i) for i in range(x[0].numel()))
+        )
+        mean = (lambda: self._mean(whole, mask).reshape(x.shape)) if plain and mask is not None else None
+        return Conditional(sample, log_prob, Quality.ESTIMATE if self.relaxed else Quality.EXACT, mean)
+
+    def _mean(self, whole: Tensor, mask: Tensor) -> Tensor:
+        """E[x | what the mask shows] of real columns `(N, D)`."""
+        rows = self._rows(whole, mask, Rng(0))
+        r = self._log_joint(rows).softmax(1)
+        k = next(i for i, block in enumerate(self.blocks) if isinstance(block, Normal))
+        part, seen = self.parts[k], mask[:, self.parts[k].entries]
+        u = (r.unsqueeze(2) * self.normal.expected(rows[k][0], seen)).sum(1)
+        columns = part.columns.to(u.device)  # type: ignore[union-attr]
+        out = whole.clone()
+        out[:, part.entries] = torch.where(seen, whole[:, part.entries], u * columns.scale + columns.mean)
+        return out[:, : self.space.size]
 
     def _denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, given: Given) -> Tensor:
         flat = self.joined.from_chart(u_t, self.chart)
