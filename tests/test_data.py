@@ -131,7 +131,7 @@ def test_bad_arrays_are_named():
         (np.array([[1.0, np.inf]] * 4), "inf at row 0, column 1"),
         ([[1.0], [1.0, 2.0]], "ragged"),
         (np.array([["a"], ["b"]]), "not numbers"),
-        (np.zeros((4, 3, 2)), "pictures are arrays of bytes"),
+        (np.zeros((4, 3, 2, 2)), "pictures are arrays of bytes"),
         (np.array([[1.0, np.nan]] * 4), "column x1 has no observed value"),
     ]:
         with pytest.raises(ValueError, match=says):

@@ -224,7 +224,8 @@ def open_data(
     Args:
         source: a bundled name ("digits"), a path (picture folder, idx, npz, CSV, Parquet), an array, a frame, or Data.
         kind: the kind's name, where the source could be read in several ways.
-        given: what x is given: column names of a frame, "label", or a mapping name -> array with one row for every x.
+        given: what x is given: column names of a frame, "label", or a mapping name -> array, or Data of any kind, with
+            one row for every x.
         test, valid: rows (int) or share (float) held out; test defaults to a sixth.
         seed: of the split.
         limit: keep at most this many rows, chosen at random by the seed.
@@ -298,7 +299,10 @@ def given_of(name: str, values: Any) -> tuple[Tensor, Space]:
     """A user's array of givens as a tensor with a Space.
 
     One whole number or word a row is a category; bytes (N, H, W) or (N, ..., H, W, C) are pictures; the rest is real.
+    Data of any kind is itself: texts, for one, are `open_data(captions, kind="text")`.
     """
+    if isinstance(values, Data):
+        return values.x, values.space
     array = np.asarray(values)
     if array.dtype == np.uint8 and array.ndim == 3:
         array = array[..., None]

@@ -173,6 +173,10 @@ def _code(name: str, value: Any, space: Space) -> Tensor:
     v = space.variables[0]
     if isinstance(value, Tensor):
         return value
+    if space.shape and space.kind in KINDS and space.kind != "array":
+        one = isinstance(value, str)  # a text, among texts
+        coded = KINDS[space.kind].encode([value] if one else value, space)[0]
+        return coded[0] if one else coded
     if not v.discrete or v.values is None:
         return torch.as_tensor(value)
     codes = {str(known): code for code, known in enumerate(v.values)}
@@ -180,8 +184,8 @@ def _code(name: str, value: Any, space: Space) -> Tensor:
     unseen = [i for i in items if str(i) not in codes]
     if unseen:
         raise ValueError(f"given {name!r}: {unseen[0]!r} was never seen; known are {', '.join(list(codes)[:12])}.")
-    coded = torch.tensor([codes[str(i)] for i in items])
-    return coded if items is value else coded[0]
+    found = torch.tensor([codes[str(i)] for i in items])
+    return found if items is value else found[0]
 
 
 class Pools:
