@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds import KINDS
+from pofx.kinds._manifest import is_manifest, read_manifest
 from pofx.kinds.base import Kind, Raw, Space, Variable
 
 
@@ -222,7 +223,8 @@ def open_data(
     """Read data of any kind, whatever form it has.
 
     Args:
-        source: a bundled name ("digits"), a path (picture folder, idx, npz, CSV, Parquet), an array, a frame, or Data.
+        source: a bundled name ("digits"), a path (picture folder, idx, npz, CSV, Parquet), an array, a frame, or Data;
+            pairs are a CSV with a column of files, or a mapping name -> folder of files with equal names.
         kind: the kind's name, where the source could be read in several ways.
         given: what x is given: column names of a frame, "label", or a mapping name -> array, or Data of any kind, with
             one row for every x.
@@ -260,6 +262,9 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
     if isinstance(source, (str, Path)):
         source = find(source)
         name = source.stem.split(".")[0]
+    if isinstance(source, Mapping) or (kind in (None, "manifest") and isinstance(source, Path) and is_manifest(source)):
+        folders = {k: find(v) for k, v in source.items()} if isinstance(source, Mapping) else source
+        return read_manifest(folders, KINDS, options), name
     if kind and kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; expected one of {list(KINDS)}.")
     for candidate in [KINDS[kind]] if kind else reversed(KINDS.values()):

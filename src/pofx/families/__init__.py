@@ -15,6 +15,7 @@ from pofx.model import Model
 FAMILIES: dict[str, str] = {
     "gaussian": "pofx.families.gaussian:Gaussian",
     "mixture": "pofx.families.mixture:Mixture",
+    "process": "pofx.families.process:Process",
     "kde": "pofx.families.kde:KDE",
     "experts": "pofx.families.experts:Experts",
     "trees": "pofx.families.trees:Trees",
