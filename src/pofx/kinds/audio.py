@@ -310,7 +310,7 @@ def _ended(mel: Mel, levels: np.ndarray) -> np.ndarray:
 def _filled(sound: Sound, levels: np.ndarray, observed: np.ndarray, space: Space) -> np.ndarray:
     """The sound with the samples of the spectra that were missing made anew; all others stay as they are."""
     mel = _mel(space)
-    lost = ~observed[..., 0].all(1)
+    lost = np.asarray(~observed[..., 0].all(1))
     if not lost.any():
         return sound.x
     n = min(len(sound.x), space.meta["length"])

@@ -49,12 +49,12 @@ class Adaptive(Causal):
             )
         self.size, self.levels, self.unit, self.centre = entries.size, entries.levels[0], entries.scale, entries.mean
         self.components = entries.groups[0][1] // 3
-        self.free = max(1, min(4, self.components // 2))
+        self.loose = max(1, min(4, self.components // 2))
         told = len(BANK) * (len(WINDOWS) + LAST + 1) + 5
         self.inlet = nn.Linear(told, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulate = nn.ModuleList(Modulation(size.c_dim, width) for _ in range(depth))
-        self.outlet = nn.Linear(width, len(BANK) + 3 * self.free + 2)
+        self.outlet = nn.Linear(width, len(BANK) + 3 * self.loose + 2)
         with torch.no_grad():
             self.outlet.weight.mul_(0.1)
             self.outlet.bias.zero_()
@@ -127,14 +127,14 @@ class Adaptive(Causal):
         h = F.silu(self.inlet(told))
         for layer, modulate in zip(self.layers, self.modulate, strict=True):
             h = h + F.silu(layer(modulate(h, c)))
-        trust, logits, shift, width, gate = self.outlet(h).split((len(BANK), *3 * (self.free,), 2), -1)
+        trust, logits, shift, width, gate = self.outlet(h).split((len(BANK), *3 * (self.loose,), 2), -1)
         s, step = scales.unbind(-1)
         middle = (trust.softmax(-1).double() * guesses).sum(-1)  # float64: a sample is 1e-5 of the spread
         logits = logits.log_softmax(-1) + F.logsigmoid(-gate[..., :1])
-        spread = torch.linspace(-1.0, 0.5, self.free, device=h.device)
+        spread = torch.linspace(-1.0, 0.5, self.loose, device=h.device)
         log_s = s.log().unsqueeze(-1).float() + width + spread - 0.4
         mean = middle.unsqueeze(-1) + (shift * s.unsqueeze(-1).float()).double()
-        on = self.components - self.free
+        on = self.components - self.loose
         if on:
             points = step.unsqueeze(-1) * (
                 (middle / step).round().unsqueeze(-1) + torch.arange(on, device=h.device) - on // 2
@@ -172,8 +172,8 @@ class AdaptiveWalk(Walk):
     def outputs(self) -> Tensor:
         first = max(0, self.t - max(WINDOWS))  # what is older is not looked at
         near = slice(self.t - first, self.t - first + 1)
-        parts = (part[:, first : self.t + 1] for part in (self.guesses, self.errors))
-        told, guesses, s = self.net.told(*parts, self.grid[:, first : self.t + 1], near)
+        guesses, errors, grid = (part[:, first : self.t + 1] for part in (self.guesses, self.errors, self.grid))
+        told, guesses, s = self.net.told(guesses, errors, grid, near)
         told[..., -1] = math.log(self.t + 1) / 4
         return self.net.answer(told, guesses, s, self.c)[:, 0]
 

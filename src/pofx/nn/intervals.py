@@ -63,14 +63,15 @@ class Intervals(Causal):
         self.speak = nn.Parameter(torch.zeros(self.voices, self.near, 2 * self.keys - 1, MIXED))
         self.tonal = nn.Parameter(torch.zeros(self.voices, len(DECAYS), 12))
         self.height = nn.Parameter(torch.zeros(self.voices, self.keys))
-        self.fits = nn.Sequential(nn.Linear(CLUES, 16), nn.GELU(), nn.Linear(16, 1))
+        fit = nn.Linear(16, 1)
+        self.fits = nn.Sequential(nn.Linear(CLUES, 16), nn.GELU(), fit)
         with torch.no_grad():
             self.past.weight.mul_(0.15)
             self.own.weight.mul_(0.05)
             self.place.weight.mul_(0.1)
             self.move.weight.mul_(0.3)
             self.speak.normal_(0, 0.02)
-            self.fits[2].bias.fill_(-4.0)
+            fit.bias.fill_(-4.0)  # at first, nothing fits
 
     def forward(
         self, x: Tensor, z: Tensor, c: Tensor | None = None, observed: Tensor | None = None, order: Tensor | None = None
