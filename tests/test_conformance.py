@@ -32,7 +32,7 @@ QUICK += [("continuous_flow", "pictures"), ("integer_flow", "pictures"), ("maske
 QUICK += [("gsn", "table")]
 QUICK += [("trees", "table"), ("copula", "table"), ("discriminative", "table")]
 QUICK += [("ngram", "pictures"), ("ngram", "table"), ("conditionals", "table")]
-QUICK += [("experts", "density")]
+QUICK += [("experts", "density"), ("process", "pictures")]
 
 
 @pytest.mark.parametrize("name, toy", QUICK)

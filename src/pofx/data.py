@@ -262,7 +262,8 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
     if isinstance(source, (str, Path)):
         source = find(source)
         name = source.stem.split(".")[0]
-    if isinstance(source, Mapping) or (kind in (None, "manifest") and isinstance(source, Path) and is_manifest(source)):
+    pairs = kind == "manifest" or (kind is None and isinstance(source, Path) and is_manifest(source))
+    if isinstance(source, Mapping) or pairs:
         folders = {k: find(v) for k, v in source.items()} if isinstance(source, Mapping) else source
         return read_manifest(folders, KINDS, options), name
     if kind and kind not in KINDS:

@@ -166,7 +166,7 @@ class Process(Model):
     def _left_out(self) -> float:
         inverse = self._solved(tuple(self.names))[0]
         loss = inverse.diagonal().square()
-        gap = (inverse.float() @ (self.U - self.centre)).square().sum(1).double() / loss
+        gap = self._solved(tuple(self.names))[1].square().sum(1) / loss
         return float(gap.mean() / self.space.size)
 
     # the kernel
@@ -210,8 +210,8 @@ class Process(Model):
             for more in [n for n in NOISES if n > self.noise]:
                 inverse = _inverse(K, more) if inverse is None else inverse
             assert inverse is not None
-            weights = inverse.float() @ gap
-            errors = weights / inverse.diagonal().sqrt().float()[:, None]
+            weights = inverse @ gap.double()  # float32 would lose what a small noise leaves
+            errors = (weights / inverse.diagonal().sqrt()[:, None]).float()
             self.made[names] = inverse, weights, LowRank.of_rows(errors, self.shrinkage, FLOOR)
         return self.made[names]
 
@@ -225,7 +225,7 @@ class Process(Model):
         far = [self._distance(k, self._features(k, given[self.names[k]]), getattr(self, f"c{k}")) for k in which]
         k = self._product(far, which)
         variance = 1 + self.noise - ((k @ inverse) * k).sum(1)
-        return self.centre + k.float() @ weights, variance.clamp_min(1e-9).sqrt().float(), law
+        return self.centre + (k @ weights).float(), variance.clamp_min(1e-9).sqrt().float(), law
 
     # hooks
     def _inward(self, x: Tensor) -> Tensor:

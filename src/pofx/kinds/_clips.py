@@ -149,13 +149,16 @@ def _read_gif(path: Path, size: tuple[int, int] | None, mode: str | None) -> tup
     damage = ""
     try:
         with Image.open(path) as file:
-            grey = mode or ("L" if file.mode == "L" else None)  # later frames of a grey GIF may come as RGB
-            for k in range(getattr(file, "n_frames", 1)):
-                file.seek(k)
-                frames.append(_fitted(file, size, grey))
+            while True:
+                frames.append(_fitted(file, size, mode or "RGB"))
                 times.append(int(file.info.get("duration", 0)))
-    except (OSError, EOFError, ValueError, SyntaxError, IndexError) as error:
-        damage = str(error) or "it is cut short"
+                file.seek(len(frames))
+    except EOFError as error:  # "no more images in GIF file" is how it ends
+        damage = "" if "no more images" in str(error) else str(error) or "it is cut short"
+    except (OSError, ValueError, SyntaxError, IndexError) as error:
+        damage = str(error)
+    if mode is None and all((f == f[..., :1]).all() for f in frames):  # a GIF has no grey mode of its own
+        frames = [f[..., 0] for f in frames]
     shortest = min([t for t in times if t > 0], default=0)
     if shortest and all(t % shortest == 0 for t in times):
         frames = [f for f, t in zip(frames, times, strict=True) for _ in range(max(1, t // shortest))]

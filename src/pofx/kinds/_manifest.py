@@ -172,7 +172,7 @@ def read_manifest(source: Path | Mapping[str, Any], kinds: Mapping[str, Any], op
         files = pairs_of_folders({k: Path(v) for k, v in source.items()})
     else:
         files, frame = rows_of(source)
-    others = [] if frame is None else [str(c) for c in frame.columns]
+    others = {} if frame is None else {str(c): frame[c] for c in frame.columns}
     x, own = str(options.get("x") or next(iter(files))), dict(options.get("columns") or {})
     wrong = [c for c in (x, *own) if c not in files and c not in others]
     if wrong or x not in files:
@@ -180,8 +180,8 @@ def read_manifest(source: Path | Mapping[str, Any], kinds: Mapping[str, Any], op
     raws = {name: read_files(name, paths, kinds, own.get(name, {})) for name, paths in files.items()}
     known = {name: (raw.x, raw.space) for name, raw in raws.items() if name != x}
     notes = [f"{name}: {note}" for name, raw in raws.items() for note in raw.notes]
-    for name in others:
-        known[name] = _beside(name, frame[name], kinds, own.get(name, {}), notes)
+    for name, column in others.items():
+        known[name] = _beside(name, column, kinds, own.get(name, {}), notes)
     values, spaces = {k: v for k, (v, _) in known.items()}, {k: s for k, (_, s) in known.items()}
     return Raw(raws[x].x, raws[x].space, values, spaces, raws[x].observed, tuple(notes))
 
@@ -194,7 +194,7 @@ def _beside(
         row = int(column.isna().to_numpy().argmax()) + 1
         raise ValueError(f"column {name!r}, row {row} is empty; fill it or drop the row.")
     if column.dtype.kind in "iuf":
-        x = torch.from_numpy(column.to_numpy(dtype=np.float64))
+        x = torch.from_numpy(column.to_numpy(dtype=np.float64).copy())
         v = Variable(name, mean=float(x.mean()), scale=float(x.std()) or 1.0)
         return x, Space((), (v,))
     words = [str(w) for w in column]

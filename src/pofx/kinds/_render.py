@@ -64,5 +64,5 @@ def _normals(cells: Array, at: Array) -> Array:
     solid = np.pad(cells.astype(np.float32), 1)
     for axis in range(3):  # a box of three cells smooths the steps
         solid = (np.roll(solid, 1, axis) + solid + np.roll(solid, -1, axis)) / 3
-    slope = np.stack(np.gradient(solid), -1)[tuple((at + 1).T)]
+    slope = np.stack(list(np.gradient(solid)), -1)[tuple((at + 1).T)]
     return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-6)

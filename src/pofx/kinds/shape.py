@@ -162,8 +162,8 @@ def _header(path: Path) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of an array file without reading it; ((), None) where it is none."""
     try:
         if path.suffix == ".npz":
-            x = _array_of(path)[0]
-            return x.shape, np.bool_ if x.ndim == 4 and x.dtype == np.bool_ else None
+            x = _loaded(path)[0]
+            return x.shape, x.dtype
         if path.name.endswith((".npy", ".npy.gz")):
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 major, _ = np.lib.format.read_magic(file)
