@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pofx.randomness import Rng as Rng
     from pofx.tasks.anomaly import anomaly as anomaly
     from pofx.tasks.anomaly import watch as watch
+    from pofx.tasks.augment import augment as augment
     from pofx.tasks.base import Answer as Answer
     from pofx.tasks.classify import classify as classify
     from pofx.tasks.cluster import cluster as cluster
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from pofx.tasks.interpolate import interpolate as interpolate
     from pofx.tasks.judge import Judgement as Judgement
     from pofx.tasks.judge import judge as judge
+    from pofx.tasks.plan import plan as plan
     from pofx.tasks.restore import restore as restore
     from pofx.tasks.sample import sample as sample
+    from pofx.tasks.stylise import stylise as stylise
     from pofx.tasks.stream import sample_to as sample_to
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
@@ -63,11 +66,13 @@ _HOMES = {
     "sample": "pofx.tasks.sample", "sample_to": "pofx.tasks.stream",
     "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly", "watch": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
+    "augment": "pofx.tasks.augment",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
     "contribute": "pofx.tasks.contribute", "forecast": "pofx.tasks.forecast", "log_score": "pofx.tasks.forecast",
     "cluster": "pofx.tasks.cluster", "depend": "pofx.tasks.depend", "embed": "pofx.tasks.embed",
     "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
+    "plan": "pofx.tasks.plan", "stylise": "pofx.tasks.stylise",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",
 }  # fmt: skip

@@ -9,6 +9,7 @@ TASKS: dict[str, str] = {
     "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly",
     "classify": "pofx.tasks.classify",
+    "augment": "pofx.tasks.augment",
     "compress": "pofx.tasks.compress",
     "embed": "pofx.tasks.embed",
     "cluster": "pofx.tasks.cluster",
@@ -16,5 +17,6 @@ TASKS: dict[str, str] = {
     "interpolate": "pofx.tasks.interpolate",
     "restore": "pofx.tasks.restore",
     "forecast": "pofx.tasks.forecast",
+    "plan": "pofx.tasks.plan",
 }
 """Name -> module; each holds QUESTION (the question in words), UNIT and ROUTES, best first."""
