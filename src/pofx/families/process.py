@@ -288,8 +288,11 @@ class Process(Model):
             u = mean.clone()
             for seen, rows in patterns(mask):
                 u[rows] += scale[rows, None] * law.expected(gap[rows], scale[rows], seen)
-            whole = self.enter.unrounded(u.reshape(-1, *self.enter.space.shape))
-            return torch.where(observed, x.double(), whole)
+            whole = self.enter.unrounded(u.reshape(-1, *self.enter.space.shape)).flatten(1)
+            first, last = (getattr(self.enter, end) for end in ("low", "high"))
+            half = self.enter.step / 2  # levels end at the first and the last
+            whole = torch.minimum(torch.maximum(whole, first + half), last - half)
+            return torch.where(observed, x.double(), whole.reshape(x.shape))
 
         return Conditional(sample, log_prob, Quality.EXACT if self.enter.exact else Quality.ESTIMATE, expected)
 
