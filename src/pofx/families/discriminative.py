@@ -235,10 +235,11 @@ class Discriminative(Model):
         out = torch.zeros(count, self.space.size, dtype=torch.float64, device=self.device)
         for i in self.labels:
             out[:, i] = rng.categorical(params[i]).double()
-        for k, i in enumerate(self.numbers):
-            spread = params[i][:, 1:].clamp_min(math.log(NARROWEST)).exp()
-            u = params[i][:, :1] + spread * rng.normal((count, 1), torch.float64)
-            out[:, i : i + 1] = self.columns.take([k]).to(u.device).restore(u)
+        if self.numbers:
+            own = torch.stack([params[i] for i in self.numbers], 1)
+            spread = own[..., 1].clamp_min(math.log(NARROWEST)).exp()
+            u = own[..., 0] + spread * rng.normal((count, len(self.numbers)), torch.float64)
+            out[:, self.numbers] = self.columns.to(u.device).restore(u)
         return out.reshape(count, *self.space.shape).to(self.space.torch_dtype)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:

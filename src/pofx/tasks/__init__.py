@@ -14,6 +14,8 @@ TASKS: dict[str, str] = {
     "embed": "pofx.tasks.embed",
     "cluster": "pofx.tasks.cluster",
     "depend": "pofx.tasks.depend",
+    "dimension": "pofx.tasks.dimension",
+    "traverse": "pofx.tasks.traverse",
     "interpolate": "pofx.tasks.interpolate",
     "restore": "pofx.tasks.restore",
     "forecast": "pofx.tasks.forecast",
