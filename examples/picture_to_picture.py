@@ -4,10 +4,10 @@
 
 x is a photograph of 32 x 32 pixels in colour, and what it is given is the same photograph in grey. Nothing here is
 particular to colours: `fit(data, family, given={"grey": ...})` and `sample(model, given={"grey": ...})` are all there
-is, and edges, segmentations or an earlier frame would stand in the same place. The GAN is told to stay near its row (fidelity,
-pix2pix's L1); the diffusion draws several answers, whose mean is the safest one.
+is, and edges, segmentations or an earlier frame would stand in the same place. The GAN is told to stay near its row
+(fidelity, pix2pix's L1); the diffusion draws several answers, whose mean is the safest one.
 
-Measured on 400 photographs kept aside: PSNR against the true colours of (a) the grey picture itself, (b) grey shifted
+Measured on 200 photographs kept aside: PSNR against the true colours of (a) the grey picture itself, (b) grey shifted
 to the mean colour of the training part, (c) the colours of the nearest training photograph in grey, (d) a draw of
 the GAN, (e) a draw of the diffusion and (f) the mean of eight. It must be better than (b) and (c).
 
@@ -29,7 +29,7 @@ from pofx.families.diffusion import Diffusion
 from pofx.families.gan import GAN
 
 OUT = Path("docs/applications/picture_to_picture.png")
-TEST = 400
+TEST = 200
 
 
 def photographs() -> tuple[np.ndarray, np.ndarray]:
