@@ -109,8 +109,14 @@ def same_chords(rolls: list[np.ndarray], original: np.ndarray) -> list[float]:
     return [float((t == tones[0]).all(1).mean()) for t in tones[1:]]
 
 
+def sung(roll: np.ndarray) -> np.ndarray:
+    """An octave lower: the published file has all pieces an octave higher than they are written."""
+    return np.pad(roll[:, 12:], ((0, 0), (0, 12)))
+
+
 def draw(rolls: dict[str, list[np.ndarray]], space: object, path: str) -> None:
     """Rolls of everything that was made."""
+    rolls = {name: sorted(many, key=len) for name, many in rolls.items()}
     figure, axes = plt.subplots(2, 2, figsize=(11, 5.6), layout="constrained")
     titles = {
         "sampled": "sampled",
@@ -119,7 +125,7 @@ def draw(rolls: dict[str, list[np.ndarray]], space: object, path: str) -> None:
         "continued": "its first 16 quarters, continued",
     }
     for a, (name, title) in zip(axes.flat, titles.items(), strict=True):
-        x, _ = MUSIC.encode(rolls[name][:1], space)
+        x, _ = MUSIC.encode([sung(rolls[name][0])], space)
         MUSIC.draw(a, x, space)
         a.set_title(title, fontsize=10)
     figure.savefig(path, dpi=110)
@@ -144,7 +150,7 @@ def main() -> None:
         [round(v, 3) for v in same_chords(rolls["harmonised"], rolls["original"][0])],
     )
     for name, many in rolls.items():
-        for k, roll in enumerate(many):
+        for k, roll in enumerate(map(sung, many)):
             for suffix in ("mid", "wav"):
                 MUSIC.write(roll, asked.runs / "music" / f"{name}-{k}.{suffix}", model.space)
     draw(rolls, model.space, asked.out)
