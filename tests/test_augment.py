@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,3 +164,20 @@ def test_what_is_asked_wrongly(given, column, frame):
         pofx.augment(given, frame.assign(drawn=1), "kind")
     with pytest.raises(ValueError, match="predictor"):
         gain(given, frame, frame, "kind", predictor="magic")
+
+
+def test_the_command(tmp_path, capsys, monkeypatch, frame):
+    from pofx.cli import main
+
+    for name, table in (("train", frame), ("test", rows((60, 60), 7))):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    knobs = {"components": 1, "covariance": "full", "separate": "kind"}
+    data = pofx.open_data(tmp_path / "train.csv", given="kind")
+    pofx.fit(data, "mixture", hyper_parameters=knobs, folder=tmp_path / "run", threads=1, progress=False)
+    words = ["augment", "run", "train.csv", "--by", "kind", "--test", "test.csv", "--out", "more.csv", "--json"]
+    paths = ("run", "train.csv", "test.csv", "more.csv")
+    monkeypatch.setattr("sys.argv", ["pofx", *(str(tmp_path / w) if w in paths else w for w in words)])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["after"] == {"cat": 400, "dog": 400} and "balanced accuracy" in found["verdict"]
+    assert pd.read_csv(tmp_path / "more.csv")["drawn"].sum() == 360

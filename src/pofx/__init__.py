@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pofx.tasks.density import bits_per_dim as bits_per_dim
     from pofx.tasks.density import density as density
     from pofx.tasks.depend import depend as depend
+    from pofx.tasks.dimension import dimension as dimension
     from pofx.tasks.embed import embed as embed
     from pofx.tasks.forecast import forecast as forecast
     from pofx.tasks.forecast import log_score as log_score
@@ -47,11 +48,13 @@ if TYPE_CHECKING:
     from pofx.tasks.plan import plan as plan
     from pofx.tasks.restore import restore as restore
     from pofx.tasks.sample import sample as sample
-    from pofx.tasks.stylise import stylise as stylise
     from pofx.tasks.stream import sample_to as sample_to
+    from pofx.tasks.stylise import stylise as stylise
+    from pofx.tasks.traverse import traverse as traverse
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
     from pofx.training.loop import Diverged as Diverged
+    from pofx.training.partly import fit_partly as fit_partly
 
 __version__ = "0.1.0"
 
@@ -66,7 +69,8 @@ _HOMES = {
     "sample": "pofx.tasks.sample", "sample_to": "pofx.tasks.stream",
     "density": "pofx.tasks.density", "impute": "pofx.tasks.impute",
     "anomaly": "pofx.tasks.anomaly", "watch": "pofx.tasks.anomaly", "classify": "pofx.tasks.classify",
-    "augment": "pofx.tasks.augment",
+    "augment": "pofx.tasks.augment", "dimension": "pofx.tasks.dimension", "traverse": "pofx.tasks.traverse",
+    "fit_partly": "pofx.training.partly",
     "compress": "pofx.tasks.compress", "decompress": "pofx.tasks.compress",
     "compare": "pofx.tasks.compare", "bits_per_dim": "pofx.tasks.density",
     "contribute": "pofx.tasks.contribute", "forecast": "pofx.tasks.forecast", "log_score": "pofx.tasks.forecast",

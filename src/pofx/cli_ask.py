@@ -264,6 +264,48 @@ def classify(
 
 
 @questions.command()
+def augment(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="The rows that the model was fitted to, with their class.")],
+    by: Annotated[str | None, typer.Option(help="The class: a given of the model, or a column.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Of each class: a number (500), a share (2.0); default as many as the largest.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows that nothing has seen, with their class: does it help a predictor?")
+    ] = None,
+    predictor: Annotated[str, typer.Option(help="linear, neighbours or trees, with --test.")] = "linear",
+    out: Out = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """More rows of the classes that have few; with --test, whether that helps."""
+    from pofx.tasks.augment import augment as ask
+    from pofx.tasks.augment import gain
+
+    model = io.load(run, add)
+    wanted = None if rows is None else int(rows) if rows.isdigit() else float(rows)
+    known = io.classed(model, data, by)
+    answer = ask(model, known, by, wanted, rng=seed, route=route)
+    facts = answer.diagnostics
+    words = {k: facts[k] for k in ("real rows", "drawn rows", "before", "after") if k in facts}
+    text = ", ".join(f"{k}: {v}" for k, v in words.items())
+    if out is not None:
+        io.enlarged(answer, out, model)
+        text += f"\nwrote {out}"
+    if test is not None:
+        if by is None:
+            raise ValueError("--test needs --by, the class to predict.")
+        found = gain(model, known, io.classed(model, test, by), by, wanted, predictor=predictor, rng=seed, route=route)
+        words |= {k: found.diagnostics[k] for k in ("verdict", "scores")}
+        words["gain"] = [found.value.value, found.value.low, found.value.high]
+        text += f"\n{found.diagnostics['verdict']}"
+    io.tell(json_, {str(k): v for k, v in words.items()}, text)
+
+
+@questions.command()
 def forecast(
     run: Run,
     past: Annotated[str, typer.Argument(help="The file of a series; for text, words or a file to go on from.")],

@@ -145,6 +145,37 @@ def labelled(model: Any, source: str, name: str | None) -> Any:
     return replace(data, split={"train": none, "valid": torch.arange(len(data)), "test": none})
 
 
+def classed(model: Any, source: str, by: str | None) -> Any:
+    """Rows with their class: a table as a frame; of other kinds Data given the class, all of it in both parts."""
+    from dataclasses import replace
+
+    import torch
+
+    if model.space.kind == "table":
+        return frame(source)
+    if by is None:
+        return rows(model, source)
+    from pofx.data import open_data
+
+    data = open_data(source, given=[by], test=0, valid=0)
+    every = torch.arange(len(data))
+    return replace(data, split={"train": every, "valid": every[:0], "test": every})
+
+
+def enlarged(answer: Any, out: Path, model: Any) -> None:
+    """Write what augment gives: a table with its mark, else an .npz of x, y and drawn (y where there is a class)."""
+    import numpy as np
+
+    if not hasattr(answer.value, "given"):
+        write(answer.value, out, model)
+        return
+    if out.suffix.lower() != ".npz":
+        raise ValueError(f"--out {out}: expected a name that ends in .npz, for x, y and drawn.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = answer.value
+    np.savez(out, x=data.x.numpy(), y=np.asarray(answer.diagnostics["labels"]), drawn=answer.diagnostics["drawn"])
+
+
 def classes(out: Path | None, value: Any, sure: Any, belongs: Any = None) -> None:
     """Write a class a row as CSV."""
     if out is not None:
@@ -247,3 +278,18 @@ def picture(value: Any, out: Path, model: Any) -> None:
 def tell(json_: bool, words: dict[str, Any], text: str) -> None:
     """Print text, or one JSON object."""
     print(json.dumps(words, default=str) if json_ else text)
+
+
+def function(which: str) -> Any:
+    """A function of the user's own, `path.py:name`."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path, _, name = which.rpartition(":")
+    spec = spec_from_file_location(Path(path).stem, path) if Path(path).suffix == ".py" else None
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ValueError(f"got {which!r}; expected file.py:function, of a file that is there.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"{path} holds no function named {name}.")  # noqa: TRY004 (a name)
+    return getattr(module, name)
