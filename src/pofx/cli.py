@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pofx import cli_io as io
+from pofx.cli_act import actions
 from pofx.cli_ask import questions
 from pofx.cli_options import Budget, Given, Json, Out, Own, Seed
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="pofx: learn p(x), then ask it.", rich_markup_mode=None
 )
 app.add_typer(questions)
+app.add_typer(actions)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     a ~ q_r,   elite = the best share of scores J(a),   q_{r+1} = (1 - k) fit(elite) + k q_r
 
-q is independent over steps: normals inside limits for numbers, shares for codes. The elite of a round is scored again in
-the next, so that a good sequence is not lost, and a lucky score of a noisy J is.
+q is independent over steps: normals inside limits for numbers, shares for codes. The elite of a round is scored again
+in the next, so that a good sequence is not lost, and a lucky score of a noisy J is.
 
 References: Rubinstein 1999 (cross-entropy method); de Boer 2005; Pinneri 2020 (arXiv:2008.06389, kept elites).
 """
@@ -106,7 +106,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Found:
-    """The last proposal's centre and the best of its elite, `(2, H, ...)`; that proposal; the elite's score by round."""
+    """The last proposal's centre and its best draw `(2, H, ...)`; that proposal; the elite's mean score by round."""
 
     finalists: Tensor
     proposal: Proposal
@@ -127,9 +127,7 @@ def search(
         ValueError: fewer than two elites or more than candidates, or no round.
     """
     if not 2 <= elites <= candidates or rounds < 1:
-        raise ValueError(
-            f"search: {candidates} candidates, {elites} elites, {rounds} rounds; expected 2 elites at least."
-        )
+        raise ValueError(f"search: {candidates} candidates, {elites} elites, {rounds} rounds; expected 2 elites.")
     elite, trace = proposal.centre.unsqueeze(0), []
     for _ in range(rounds):
         drawn = torch.cat([elite, proposal.draw(candidates, rng)])

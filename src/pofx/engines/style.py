@@ -1,9 +1,9 @@
 """Style: what a picture is made of, whatever it shows, as statistics of features; and what it shows.
 
-    features    F_l = relu(W * norm(x_l)),  x_l the picture at half the size of x_{l-1};   W fixed random filters
-    Gram        G_l = F~_l F~_l^T / pixels,   F~ = (1, F)                     style: sum_l |G_l(x) - G_l(y)|^2 / |G_l(y)|^2
-    sliced      sum_l mean over directions v of |sort(v F_l(x)) - sort(v F_l(y))|^2 / var(v F_l(y))
-    content     sum_l |H_l(x) - H_l(y)|^2 / |H_l(y) - mean|^2,   H the grey picture, each scale by itself
+    features    F_l = (relu(W * (x_l - 1/2)), x_l / 2),   x_l the picture at half the size of x_{l-1}, W random filters
+    Gram        G_l = (1, F_l) (1, F_l)^T / pixels      style = mean over l of  |G_l(x) - G_l(y)|^2 / |G_l(y) - m m^T|^2
+    sliced      mean over l and directions v of  |sort(v F_l(x)) - sort(v F_l(y))|^2 / var(v F_l(y))
+    content     mean over bands l of  |H_l(x) - H_l(y)|^2 / |H_l(y)|^2, weights 2^l,   H_l an octave of the grey picture
 
 Fixed random filters of a single layer, seen at several scales, are as good a measure of texture as a trained network's
 (Ustyuzhaninov 2017), and need no download. Any other network can take their place: pictures (1, 3, H, W) in 0..1 -> a
@@ -128,7 +128,7 @@ def structure(x: Tensor, scales: int = 4) -> list[Tensor]:
 
 
 def structure_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Mean over bands of the squared difference, relative to the contrast of the wanted band; coarse bands weigh more."""
+    """Mean over bands of the squared difference, over the contrast of the wanted band; coarse bands weigh more."""
     parts = [
         (f - w).square().mean() / (w.square().mean() + 1e-6) * 2.0**k
         for k, (f, w) in enumerate(zip(found, wanted, strict=True))
