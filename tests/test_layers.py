@@ -47,7 +47,8 @@ MAY = {
     "cli_io": LIBRARY,
     "cli_options": set(),
     "cli_ask": LIBRARY | {"cli_io", "cli_options"},
-    "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "serve", "studio"},
+    "cli_act": LIBRARY | {"cli_io", "cli_options"},
+    "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "cli_act", "serve", "studio"},
     "__main__": {"cli"},
 }
 ALSO = {  # modules that may import more than their layer
