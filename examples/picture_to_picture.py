@@ -100,7 +100,7 @@ def main() -> None:
     colour, grey = photographs()
     truth, seen, known, greys = colour[:TEST], grey[:TEST], colour[TEST:], grey[TEST:]
     data = pofx.open_data(mirrored(known), given={"grey": mirrored(greys)}, test=10, valid=100)
-    gan = fitted(GAN(width=24, fidelity=30.0), data, asked.seconds)
+    gan = fitted(GAN(body="dcgan", width=16, fidelity=30.0), data, asked.seconds)
     diffusion = fitted(Diffusion(width=32), data, asked.seconds)
     one, many = drawn(gan, seen, 0)[0], drawn(diffusion, seen, 0, 8)
     answers = {

@@ -1,6 +1,6 @@
 """Super-resolution: four times as many pixels a side, from p(fine, coarse) learnt on photographs.
 
-    POFX_DATA=... python examples/super_resolution.py [--rows 120000] [--components 96] [--no-picture]
+    POFX_DATA=... python examples/super_resolution.py [--rows 60000] [--components 64] [--no-picture]
 
 A mixture of Gaussians learns p(a, b): a are 7 x 7 coarse pixels (less their mean, over their deviation), b what bicubic
 interpolation gets wrong in the 4 x 4 fine pixels of the middle one, in the same unit. E[b | a] is closed form and is
@@ -168,8 +168,8 @@ def picture(shown: list[tuple[str, np.ndarray, np.ndarray]]) -> None:
 def main() -> None:
     """Fit, enlarge both test sets, and check the figure that is claimed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=120_000)
-    parser.add_argument("--components", type=int, default=96)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--components", type=int, default=64)
     parser.add_argument("--no-picture", action="store_true")
     asked = parser.parse_args()
     clock = time.process_time()

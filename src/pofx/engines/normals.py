@@ -103,16 +103,16 @@ class Normal(Block):
             out[index[:, None], hole] = draw
         return out
 
-    def expected(self, u: Tensor, mask: Tensor) -> Tensor:
-        """E_k[u | the entries of u where the mask is True], `(N, K, J)`."""
-        out = u.unsqueeze(1).repeat(1, len(self.mean), 1)
+    def expected(self, u: Tensor, mask: Tensor, r: Tensor) -> Tensor:
+        """sum_k r_k E_k[u | the entries of u where the mask is True], `(N, J)`, for weights r `(N, K)`."""
         if not self.full:
-            return torch.where(mask.unsqueeze(1), out, self.mean)
+            return torch.where(mask, u, r @ self.mean)
+        out = u.clone()
         for pattern, index in patterns(mask):
             hole, (gain, _) = (~pattern).nonzero().squeeze(1), self._conditional(pattern)
-            gap = u[index][:, pattern].unsqueeze(0) - self.mean[:, None, pattern]
-            told = self.mean[:, None, hole] + gap @ gain.mT  # (K, rows, holes)
-            out[index[:, None], :, hole] = told.permute(1, 2, 0)
+            shift = self.mean[:, hole] - (gain @ self.mean[:, pattern, None]).squeeze(2)
+            weighted = (r[index].unsqueeze(2) * u[index][:, None, pattern]).flatten(1)  # (rows, K observed)
+            out[index[:, None], hole] = r[index] @ shift + weighted @ gain.mT.flatten(0, 1)
         return out
 
     def denoise(self, u_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> tuple[Tensor, Tensor]:

@@ -293,7 +293,7 @@ class Mixture(Model):
         r = self._log_joint(rows).softmax(1)
         k = next(i for i, block in enumerate(self.blocks) if isinstance(block, Normal))
         part, seen = self.parts[k], mask[:, self.parts[k].entries]
-        u = (r.unsqueeze(2) * self.normal.expected(rows[k][0], seen)).sum(1)
+        u = self.normal.expected(rows[k][0], seen, r)
         columns = part.columns.to(u.device)  # type: ignore[union-attr]
         out = whole.clone()
         out[:, part.entries] = torch.where(seen, whole[:, part.entries], u * columns.scale + columns.mean)
