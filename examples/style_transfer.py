@@ -63,7 +63,7 @@ def gain(before: np.ndarray, after: np.ndarray, style: np.ndarray) -> float:
 
 
 def nearer(picture: np.ndarray, content: np.ndarray, many: list[torch.Tensor]) -> tuple[float, float]:
-    """The share of other photographs from which the answer is farther than from its own: by unseen features, by seen."""
+    """The share of other photographs that the answer is farther from than its own: by unseen features, by seen."""
     shown, found = square(picture), []
     for distance in (apart, bands_apart):
         own = distance(square(content), shown)

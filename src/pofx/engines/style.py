@@ -3,7 +3,7 @@
     features    F_l = (relu(W * (x_l - 1/2)), x_l / 2),   x_l the picture at half the size of x_{l-1}, W random filters
     Gram        G_l = (1, F_l) (1, F_l)^T / pixels      style = mean over l of  |G_l(x) - G_l(y)|^2 / |G_l(y) - m m^T|^2
     sliced      mean over l and directions v of  |sort(v F_l(x)) - sort(v F_l(y))|^2 / var(v F_l(y))
-    content     mean over bands l of  |H_l(x) - H_l(y)|^2 / |H_l(y)|^2, weights 2^l,   H_l an octave of the grey picture
+    content     mean over bands l of  1 - corr(H_l(x), H_l(y)), with weights 2^l,   H_l an octave of the grey picture
 
 Fixed random filters of a single layer, seen at several scales, are as good a measure of texture as a trained network's
 (Ustyuzhaninov 2017), and need no download. Any other network can take their place: pictures (1, 3, H, W) in 0..1 -> a
@@ -26,7 +26,7 @@ Maps = Callable[[Tensor], list[Tensor]]  # (1, 3, H, W) in 0..1 -> maps (1, C_l,
 SMALLEST = 8  # pixels a side of the coarsest scale, at least
 
 
-def random_filters(scales: int = 5, filters: int = 64, width: int = 7, seed: int = 0) -> Maps:
+def random_filters(scales: int = 5, filters: int = 64, width: int = 5, seed: int = 0) -> Maps:
     """Rectified responses of fixed random filters at several scales, and the colours themselves.
 
     Args:
@@ -128,12 +128,15 @@ def structure(x: Tensor, scales: int = 4) -> list[Tensor]:
 
 
 def structure_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Mean over bands of the squared difference, over the contrast of the wanted band; coarse bands weigh more."""
+    """Mean over bands of 1 - correlation, for a style may have another contrast; coarse bands weigh more."""
     parts = [
-        (f - w).square().mean() / (w.square().mean() + 1e-6) * 2.0**k
-        for k, (f, w) in enumerate(zip(found, wanted, strict=True))
+        (_even(f) - _even(w)).square().mean() / 2 * 2.0**k for k, (f, w) in enumerate(zip(found, wanted, strict=True))
     ]
     return torch.stack(parts).sum() / (2.0 ** len(parts) - 1)
+
+
+def _even(band: Tensor) -> Tensor:
+    return band / (band.square().mean() + 1e-6).sqrt()
 
 
 def _mean_of(w: Tensor) -> Tensor:
