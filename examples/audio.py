@@ -20,8 +20,10 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -44,6 +46,13 @@ DIGITS = "audio/fsdd/recordings_idx0-9.zip"
 NAMES = {"names": "digit_speaker_take"}
 AUDIO = KINDS["audio"]
 GOAL = 0.8
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file holds, or what is made now and put there: the script goes on where it stopped."""
+    if not path.exists():
+        path.write_text(json.dumps(make()))
+    return dict(json.loads(path.read_text()))
 
 
 def words(data: Data, name: str) -> np.ndarray:
@@ -85,7 +94,7 @@ def bits(model: Model, data: Data) -> dict[str, dict[str, float]]:
     for name in [*np.unique(by), "all"]:
         a, b = (np.ones(len(w), bool) if name == "all" else w == name for w in (speaker, by))
         count = float(samples[a].sum())
-        found[name] = {"pofx": -log_p[a].sum() / math.log(2) / count, "FLAC": flac[b].sum() / count}
+        found[name] = {"pofx": float(-log_p[a].sum() / math.log(2) / count), "FLAC": float(flac[b].sum() / count)}
     return found
 
 
@@ -209,15 +218,16 @@ def main() -> None:
     asked = parser.parse_args()
     started, folder = time.process_time(), asked.runs / "audio"
     folder.mkdir(parents=True, exist_ok=True)
+    coded = kept(folder / "bits.json", lambda: bits(*coder(asked.budget, asked.runs / "audio-digits")))
+    for name, row in coded.items():
+        print(f"{name:36s} {row['pofx']:8.4f} bits a sample, FLAC {row['FLAC']:8.4f}", flush=True)
     model, data = sayer()
-    found = said_again(model, data, reader(data), folder)
+    found = kept(folder / "said.json", lambda: said_again(model, data, reader(data), folder))
+    found |= kept(folder / "judged.json", lambda: judged(model, data))
     mends, gaps = mended(model, data, folder)
-    found |= mends | judged(model, data)
+    found |= mends
     for name, value in found.items():
         print(f"{name:36s} {value:8.4f}", flush=True)
-    coded = bits(*coder(asked.budget, asked.runs / "audio-digits"))
-    for name, row in coded.items():
-        print(f"{name:36s} {row['pofx']:8.4f} bits a sample, FLAC {row['FLAC']:8.4f}")
     draw(coded, model, gaps, asked.out)
     reached = coded["all"]["pofx"] < coded["all"]["FLAC"] and found["sampled, as sound"] >= GOAL
     print(json.dumps({"reached": reached, "cpu seconds": round(time.process_time() - started, 1)}))
