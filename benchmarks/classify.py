@@ -8,13 +8,14 @@ The digits are scikit-learn's, 8 x 8 with 17 grey levels; 300 are held out, othe
 digits   accuracy of Bayes' rule over models of p(x | label), with all labels, beside discriminative peers.
 few      50 labelled rows, drawn at random (again where a class is lacking); the other training rows have no label.
          `tied` is one normal a class with one covariance, from the 50 rows; `partly` the same by `fit_partly`, which
-         also uses the rows without a label. The logistic regression is tuned by 3-fold cross-validation over its
-         penalty. Paired by draw.
-refuse   at 5 % false alarms, which share of clothes (Fashion-MNIST, made as the digits were: a bitmap of 32 x 32, black
-         above 127, counted in 4 x 4 blocks; and, harder, its grey averaged over 8 x 8 boxes) and of letters (the Latin ones of Omniglot: cropped, scaled to the digits' 32 x 32 frame, thickened until their ink is nearest to
-         the digits', counted in 4 x 4 blocks as the digits were) is of no class? The threshold is conformal, from 300
-         digits that the model did not see; false alarms are counted on 300 others. The discriminative peers refuse by
-         their largest probability, at the same nominal rate.
+         also uses the rows without a label. The logistic regression is tuned by cross-validation over its penalty,
+         in 3 folds. Paired by draw.
+refuse   at 5 % false alarms, which share of clothes and letters is of no class? Clothes are Fashion-MNIST's, made as the
+         digits were (a bitmap of 32 x 32, black above 127, counted in 4 x 4 blocks) and, as grey clothes, averaged
+         over 8 x 8 boxes. Letters are the Latin ones of Omniglot, cropped, scaled to the digits' frame of 32 x 32,
+         thickened until their ink is nearest to the digits', and counted in the same blocks. The threshold is
+         conformal, from 300 digits that the model did not see; false alarms are counted on 300 others. The
+         discriminative peers refuse by their largest probability, at the same nominal rate.
 
 Every cell is a line of runs/classify.jsonl and is not run again.
 """
@@ -238,11 +239,9 @@ def table() -> None:
     """Means over seeds, and the paired interval of few labels."""
     found = pd.DataFrame(lines())
     for cell, part in found.groupby("cell"):
-        wanted = [
-            c
-            for c in ("accuracy", "false alarms", "clothes", "grey clothes", "letters", "cpu")
-            if part[c].notna().any()
-        ]
+        known = part.notna().any()
+        columns = ("accuracy", "false alarms", "clothes", "grey clothes", "letters", "cpu")
+        wanted = [c for c in columns if known.get(c, False)]
         means = part.groupby("way")[wanted].mean()
         print(f"\n{cell}, {part['seed'].nunique()} seeds\n{means.sort_values(wanted[0], ascending=False).round(4)}")
         if cell == "few":

@@ -7,9 +7,9 @@
 embed        the 8 x 8 digits; 8 latents of a vae against 8 principal components: a linear probe and 5 neighbours.
 cluster      the same latents; ten groups by a mixture against k-means with k = 10 on them, on pixels and on the
              principal components: adjusted Rand index.
-dimension    a plane and a curve in 10 dimensions with a little noise, whose truth is 2 and 1, and the digits: by what
-             the denoiser of a mixture leaves of noise, against TwoNN on the rows.
-interpolate  halfway between two digits of one class: log p under a judge (a kernel density of other digits) of the vae's
+dimension    a plane and a curve in 10 dimensions with a little noise (truth 2 and 1), and the digits: by what the
+             denoiser of a mixture leaves of noise, against TwoNN on the rows.
+interpolate  halfway between two digits of a class: log p under a judge (a kernel density of other rows) of the vae's
              middle, of the mean of the pixels, of the line between 8 principal components.
 augment      six unbalanced tables of adbench, 20 rare rows in training: balanced accuracy of a logistic regression that
              is given draws of a mixture with one full covariance a class, against no augmentation, SMOTE
@@ -146,7 +146,7 @@ def conditional(train: pd.DataFrame) -> Model:
     """One normal for each class; the rare one leans on the spread of all."""
     types = {c: "real" for c in train.columns if c != "rare"}  # test rows may hold values that training rows do not
     data = open_data(train, given="rare", test=0, valid=0, options={"types": types})
-    knobs = {"components": 1, "covariance": "full", "separate": "rare", "smoothing": 200.0}
+    knobs = {"components": 1, "covariance": "full", "separate": "rare", "smoothing": 20.0}
     return pofx.fit(data, "mixture", hyper_parameters=knobs, threads=1, progress=False)
 
 
