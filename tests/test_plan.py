@@ -206,3 +206,21 @@ def test_a_model_of_something_else_is_refused():
         plan(joint(), [0.0, 0.0], cost)
     with pytest.raises(Unsupported, match="not state and action"):
         plan(joint(), [0.0], cost, route="search")
+
+
+def test_the_command_takes_a_reward_from_a_file(tmp_path):
+    import json
+
+    from typer.testing import CliRunner
+
+    from pofx.cli import app
+
+    rng = np.random.default_rng(0)
+    x, u = rng.standard_normal((2, 100, 1))
+    model = pofx.fit(x + u, Discriminative(), given={"state": x, "action": u}, progress=False, threads=1)
+    model.save(tmp_path / "run")
+    (tmp_path / "mine.py").write_text("def reward(state, action, then):\n    return -then[:, 0] ** 2\n")
+    ask = ["plan", str(tmp_path / "run"), "1.0", "--horizon", "1", "--penalty", "0", "--json", "--reward"]
+    told = CliRunner().invoke(app, [*ask, f"{tmp_path}/mine.py:reward"])
+    assert told.exit_code == 0 and abs(json.loads(told.stdout)["actions"][0][0] + 1) < 0.2
+    assert CliRunner().invoke(app, [*ask, f"{tmp_path}/mine.py:regret"]).exit_code != 0

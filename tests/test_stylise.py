@@ -157,3 +157,19 @@ def test_a_pretrained_network_needs_torchvision():
     except ImportError:
         with pytest.raises(ImportError, match="torchvision"):
             pretrained()
+
+
+def test_the_command_writes_a_picture(tmp_path):
+    import json
+
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from pofx.cli import app
+
+    for name, picture in (("disc", disc()), ("stripes", stripes())):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / f"{n}.png") for n in ("disc", "stripes")]
+    told = CliRunner().invoke(app, ["stylise", *files, "-o", str(tmp_path / "a.png"), "--steps", "3", "--json"])
+    assert told.exit_code == 0 and json.loads(told.stdout)["gain"] > 1
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == stylise(disc(), stripes(), steps=3).value).all()
