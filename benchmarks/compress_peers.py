@@ -5,9 +5,9 @@
 
 digits: the 8 x 8 digits, 300 held out. binary, grey: the first `rows` test pictures of MNIST, black or white at 127 or
 as they are, by a model of 59 500 training pictures. adult: 5000 held-out lines of the training file of Adult, as text;
-the text is rebuilt from the decompressed cells and compared. `bits-back` and `marginals` are the other two routes. A name
-with a family behind a colon (`adult:autoregressive`) takes that family. Peers see the same rows as bytes in one stream
-(a pixel a byte, or 8 pixels a byte) or as one strip of pictures. Everything but the model counts: heads, hashes, masks.
+the text is rebuilt from the decompressed cells and compared. `bits-back` and `marginals` are the other two routes. A
+name with a family behind a colon (`adult:autoregressive`) takes that family. Peers see the same rows as bytes in one
+stream (a pixel a byte, or 8 a byte) or as one strip of pictures. Everything but the model counts: heads, hashes, masks.
 
 Every cell writes its file, reads it in a fresh process with OMP_NUM_THREADS=2 (and in one with 3), compares, and
 measures the coder beyond the network: bytes of the rows over CPU seconds of tables and coding. Models stay in
