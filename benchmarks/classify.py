@@ -10,8 +10,8 @@ few      50 labelled rows, drawn at random (again where a class is lacking); the
          `tied` is one normal a class with one covariance, from the 50 rows; `partly` the same by `fit_partly`, which
          also uses the rows without a label. The logistic regression is tuned by cross-validation over its penalty,
          in 3 folds. Paired by draw.
-refuse   at 5 % false alarms, which share of clothes and letters is of no class? Clothes are Fashion-MNIST's, made as the
-         digits were (a bitmap of 32 x 32, black above 127, counted in 4 x 4 blocks) and, as grey clothes, averaged
+refuse   at 5 % false alarms, which share of clothes and letters is of no class? Clothes are of Fashion-MNIST, made as
+         the digits were (a bitmap of 32 x 32, black above 127, counted in 4 x 4 blocks) and, as grey clothes, averaged
          over 8 x 8 boxes. Letters are the Latin ones of Omniglot, cropped, scaled to the digits' frame of 32 x 32,
          thickened until their ink is nearest to the digits', and counted in the same blocks. The threshold is
          conformal, from 300 digits that the model did not see; false alarms are counted on 300 others. The
