@@ -757,7 +757,7 @@ def test_arrays_that_are_no_pictures(source):
 
 def test_who_reads_what():
     pictures, rows = pictures_of(), np.zeros((5, 2))
-    first = {id(s): next(k.name for k in KINDS.values() if k.reads(s)) for s in (pictures, rows)}
+    first = {id(s): next(k.name for k in reversed(KINDS.values()) if k.reads(s)) for s in (pictures, rows)}
     assert first == {id(pictures): "image", id(rows): "array"}
     assert Table().reads(frame_of()) and Table().reads([{"a": 1}]) and not Table().reads([[1, 2]])
 
