@@ -29,7 +29,7 @@ def table(tmp_path_factory):
     """A CSV with a gap, and a model of it."""
     folder = tmp_path_factory.mktemp("cli")
     n = 200
-    frame = pd.DataFrame({"a": [k % 7 for k in range(n)], "b": [0.1 * (k % 13) + k % 7 for k in range(n)]})
+    frame = pd.DataFrame({"a": [k % 7 for k in range(n)], "b": [round(0.1 * (k % 13) + k % 7, 1) for k in range(n)]})
     frame["c"] = ["x" if k % 7 < 3 else "y" for k in range(n)]
     frame.to_csv(folder / "rows.csv", index=False)
     frame.loc[3, "b"] = None

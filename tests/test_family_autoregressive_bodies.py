@@ -16,8 +16,10 @@ from pofx.model import Quality, Unsupported
 from pofx.nn.bodies import BODIES, body_class
 from pofx.randomness import Rng
 
-PICTURES = [name for name in BODIES if body_class(name).grid]
-VECTORS = [name for name in BODIES if not body_class(name).grid]
+# two bodies read waves and notes alone, and are tested with those kinds
+USUAL = [name for name in BODIES if name not in ("adaptive", "intervals")]
+PICTURES = [name for name in USUAL if body_class(name).grid]
+VECTORS = [name for name in USUAL if not body_class(name).grid]
 
 
 def pictures(height: int, wide: int, channels: int, levels: int) -> Space:
@@ -69,7 +71,7 @@ def test_the_body_follows_the_data_and_what_does_not_fit_is_refused() -> None:
         Autoregressive(body="pixelcnn++").build(real)
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", USUAL)
 @pytest.mark.parametrize("space", [pictures(2, 2, 1, 2), pictures(2, 2, 2, 2), pictures(1, 2, 3, 3)])
 def test_all_pictures_sum_to_one(body: str, space: Space) -> None:
     log_p = made(body, space).log_prob(every(space))
@@ -86,7 +88,7 @@ def test_all_rows_and_all_sentences_sum_to_one(body: str) -> None:
 
 
 @pytest.mark.parametrize("body, space", [
-    *((b, s) for b in BODIES for s in (pictures(4, 5, 1, 3), pictures(3, 4, 3, 40))),
+    *((b, s) for b in USUAL for s in (pictures(4, 5, 1, 3), pictures(3, 4, 3, 40))),
     *((b, s) for b in VECTORS for s in (table(), words(7, 4))),
 ])  # fmt: skip
 def test_the_cache_draws_what_a_naive_loop_draws(body: str, space: Space) -> None:

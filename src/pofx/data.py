@@ -263,7 +263,7 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
         source = find(source)
         name = source.stem.split(".")[0]
     pairs = kind == "manifest" or (kind is None and isinstance(source, Path) and is_manifest(source))
-    if isinstance(source, Mapping) or pairs:
+    if pairs or (isinstance(source, Mapping) and all(isinstance(v, (str, Path)) for v in source.values())):
         folders = {k: find(v) for k, v in source.items()} if isinstance(source, Mapping) else source
         return read_manifest(folders, KINDS, options), name
     if kind and kind not in KINDS:

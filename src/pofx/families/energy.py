@@ -143,7 +143,7 @@ class Energy(Model):
         self.blur = (0.2 if self.objective == "dsm" else 0.0) if self.noise is None else self.noise
         c = 64 if self.given and not self.classifier else 0
         self.body: Any = self._network(self.width or (64 if few else 128), c)
-        self.conditioner = conditioner(self.given, c)
+        self.conditioner = conditioner(self.given, c) if c else None
         self.base = Basis(shape, self.base_std, fitted=self.objective == "nce" and size <= LARGEST_MLP)
         count = max(1, min(self.chains or (128 if few else 256), 2**24 // size)) if self.objective == "pcd" else 1
         kept = {k: Kept(s.shape, s.torch_dtype, s.spec[0] == "category") for k, s in self.given.items()}
