@@ -44,7 +44,7 @@ def test_rows_without_a_label_help_where_the_classes_are_what_is_assumed(seed):
     assert accuracy(more, fresh, truth) >= accuracy(few, fresh, truth)
     assert accuracy(more, fresh, truth) > 0.97
     moved = more.core.record["sorted"]
-    assert moved[0] == 1.0 and moved[-1] <= moved[0]
+    assert moved[0] == 1.0 and moved[-1] < 0.1  # it settles
 
 
 def test_all_labels_known_is_an_ordinary_fit():
