@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import pofx
 from pofx import files
-from pofx.data import Batch, Data
+from pofx.data import Batch, Data, open_data
 from pofx.kinds.base import Space, Variable, category
 from pofx.model import Card, Model, Player, Unsupported, Value
 from pofx.randomness import Rng, Rows
@@ -849,3 +850,13 @@ def test_a_fit_on_a_gpu_never_waits_for_it() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert math.isfinite(fitted(data, device="cuda").history[-1]["loss"])
+
+
+def test_a_table_tries_trees_too() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 8, 300), rng.integers(0, 8, 300)
+    frame = pd.DataFrame({"a": a, "b": b, "c": np.where((a > 3) ^ (b > 3), "x", "y"), "d": (a * b) % 5})
+    found = pick(open_data(frame), settings("30 steps"))
+    assert "trees" in found.scores, found.left_out
+    assert found.family == max(found.scores, key=found.scores.__getitem__)
+    assert "trees" not in pick(bent(), settings("30 steps")).scores

@@ -24,9 +24,11 @@ from pofx.training.run import Settings, built, fabric_of, run
 from pofx.training.validation import ROWS
 
 CLOSED = ("gaussian", "kde", "mixture")  # the cheapest first
+OF_TABLES = (*CLOSED, "trees")  # also closed, and often the best of a mixed table, but dearer
 TRAINED = ("autoregressive", "flow", "vae")
 SHARE = 0.37  # of the budget that picking may take
 LEAST, PART = 0.7, 0.08  # seconds, and part of the budget, below which a short fit says nothing
+WIDEST = 64  # columns of a table for which trees are tried
 MANY = 20_000  # training rows that are enough to choose by
 DRAWS = 8  # of a lower bound, the same for every family
 EXPECTED = (ValueError, RuntimeError, ImportError)  # Unsupported, Diverged and linear algebra are RuntimeErrors
@@ -59,7 +61,8 @@ def pick(data: Data, settings: Settings) -> Pick:
     scores: dict[str, float] = {}
     left_out: dict[str, str] = {}
     used = 0
-    for name, budget in _turns(settings, scores):
+    closed = OF_TABLES if data.space.kind == "table" and data.space.size <= WIDEST else CLOSED
+    for name, budget in _turns(settings, scores, closed):
         if budget is None:
             left_out[name] = "the budget is too short to try it"
             continue
@@ -79,13 +82,17 @@ def pick(data: Data, settings: Settings) -> Pick:
     return Pick(ranked[0], rest, why, scores, left_out)
 
 
-def _turns(settings: Settings, scores: dict[str, float]) -> Iterator[tuple[str, Budget | None]]:
+def _turns(
+    settings: Settings, scores: dict[str, float], closed: tuple[str, ...]
+) -> Iterator[tuple[str, Budget | None]]:
     """Each candidate with its share of the budget, None where nothing is left for it."""
     total, now = settings.asked.budget, CLOCKS[settings.asked.budget.clock]
     begun, least = now(), max(LEAST, PART * (total.seconds or 0.0))
-    for name in CLOSED:
-        late = total.seconds is not None and now() - begun > SHARE / 2 * total.seconds
-        yield name, None if late and scores else total
+    for name in closed:
+        spent, most = now() - begun, SHARE / 2 * (total.seconds or 0.0)
+        late = total.seconds is not None and spent > most
+        share = total if total.seconds is None or name in CLOSED else replace(total, seconds=max(LEAST, most - spent))
+        yield name, None if late and scores else share
     for i, name in enumerate(TRAINED):
         many = len(TRAINED) - i
         if total.steps is not None:
