@@ -25,11 +25,6 @@ from pofx.training.validation import ROWS
 
 CLOSED = ("gaussian", "kde", "mixture")  # the cheapest first
 OF_TABLES = ("gaussian", "trees", "mixture", "kde")  # trees are often best on mixed columns; the rest cost no less
-    "gaussian",
-    "trees",
-    "mixture",
-    "kde",
-)  # trees are often the best of a mixed table; the rest are no cheaper
 TRAINED = ("autoregressive", "flow", "vae")
 SHARE = 0.37  # of the budget that picking may take
 LEAST, PART = 0.7, 0.08  # seconds, and part of the budget, below which a short fit says nothing
