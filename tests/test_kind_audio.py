@@ -143,8 +143,10 @@ def test_every_view_is_drawn(view):
     from matplotlib.figure import Figure
 
     data, figure = read(tones(), view=view, rate=RATE), Figure()
-    AUDIO.draw(figure.add_subplot(), data.x, data.space)
+    AUDIO.draw(axes := figure.add_subplot(), data.x, data.space)
     figure.canvas.draw()
+    shown = [*axes.images, *axes.lines, *axes.collections, *(a for child in axes.child_axes for a in child.images)]
+    assert shown, "nothing was drawn"
 
 
 # --- bad input

@@ -225,8 +225,11 @@ def test_rolls_are_drawn():
     from matplotlib.figure import Figure
 
     data, figure = read(rolls()), Figure()
-    MUSIC.draw(figure.add_subplot(), data.x, data.space)
+    MUSIC.draw(axes := figure.add_subplot(), data.x, data.space)
     figure.canvas.draw()
+    assert len(axes.child_axes) == min(6, len(data.x))
+    drawn = [len(child.collections[0].get_segments()) for child in axes.child_axes]
+    assert all(n > 0 for n in drawn), drawn
 
 
 # --- the body of intervals

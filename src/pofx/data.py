@@ -275,7 +275,8 @@ def _read(source: Any, kind: str | None, given: tuple[str, ...], options: dict[s
     raise ValueError(
         f"open_data: nothing understands {source if isinstance(source, Path) else type(source).__name__}; expected "
         f"a bundled name ({', '.join(BUNDLED)}), an array, a DataFrame, texts, or a path to a CSV, Parquet, npy, npz, "
-        "idx, text or .ts file, or a folder of pictures or texts."
+        "idx, text, .ts, sound (WAV, FLAC), score (MIDI, ABC), film (GIF, MP4) or mesh (OFF, OBJ, PLY) file, or a "
+        "folder of pictures or of any of these."
     )
 
 

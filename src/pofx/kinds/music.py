@@ -142,9 +142,9 @@ class Music(Kind):
             keys = np.flatnonzero(roll.any(0))
             low, high = (min(low, keys.min() - 1), max(high, keys.max() + 2)) if len(keys) else (low, high)
             small.hlines(*_lines(roll), lw=2.4)
-            small.set(xlim=(0, max(1, len(roll))), ylim=(low, high), xticks=[], yticks=[15, 27, 39, 51, 63])
+            small.set(xlim=(0, max(1, len(roll))), xticks=[], yticks=[15, 27, 39, 51, 63])
             small.set_yticklabels([f"C{o}" for o in range(2, 7)], fontsize=6)
-            small.set_ylim(low, high)
+            small.set_ylim(low, high)  # the ticks have widened it
 
     def write(self, rows: Any, path: str | Path, space: Space, tempo: float = 90.0) -> list[Path]:
         """Rolls as files: one at a path that ends in .mid or .wav, several into a folder as MIDI. Gives their paths.

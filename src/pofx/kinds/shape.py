@@ -170,8 +170,8 @@ def _header(path: Path) -> tuple[tuple[int, ...], Any]:
                 read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
                 return shape, dtype
-    except (OSError, ValueError, EOFError):
-        pass
+    except (OSError, ValueError, EOFError):  # no array file, or a damaged one: `read` names what is wrong with it
+        return (), None
     return (), None
 
 

@@ -69,18 +69,18 @@ class _Recurrence(torch.autograd.Function):
         past = a.new_empty(*a.shape[:2], len(shifts) * width)
         before, curved, h = (a.new_empty(*a.shape[:2], width) for _ in range(3))
         last = 0
-        for now, low, high in _spans(lines, rows):
+        for line, low, high in _spans(lines, rows):
             reads = [state[:, low + (margin + s) * rows : high + (margin + s) * rows] for s in shifts]
-            torch.cat(reads, -1, out=past[:, now])
-            gate = a[:, now].baddbmm_(past[:, now], weight)
+            torch.cat(reads, -1, out=past[:, line])
+            gate = a[:, line].baddbmm_(past[:, line], weight)
             gate[..., : 3 * width].sigmoid_()
             _tanh_(gate[..., 3 * width :])
             o, f, i, g = gate.split(width, -1)
-            before[:, now] = cell[:, low:high]
-            cell[:, low:high] = c = torch.addcmul(i * g, f, before[:, now])
-            curved[:, now] = c = _tanh_(c)
-            state[:, last + margin * rows : low + margin * rows], last = 0.0, low  # these are outside by now
-            state[:, low + margin * rows : high + margin * rows] = h[:, now] = o * c
+            before[:, line] = cell[:, low:high]
+            cell[:, low:high] = c = torch.addcmul(i * g, f, before[:, line])
+            curved[:, line] = c = _tanh_(c)
+            state[:, last + margin * rows : low + margin * rows], last = 0.0, low  # these are outside by then
+            state[:, low + margin * rows : high + margin * rows] = h[:, line] = o * c
         ctx.save_for_backward(weight, a, past, before, curved)
         ctx.rest = (lines, shifts, places, rows, margin)
         return h.unflatten(1, (pixels, rows))
@@ -97,11 +97,11 @@ class _Recurrence(torch.autograd.Function):
         d_state = grad.new_zeros(groups, (places + 2 * margin) * rows, width)
         d_cell = grad.new_zeros(groups, places * rows, width)
         told = grad.new_empty(groups, places * rows, 3 * width)
-        for now, low, high in reversed(_spans(lines, rows)):
+        for line, low, high in reversed(_spans(lines, rows)):
             start, stop = low + margin * rows, high + margin * rows
-            line_h, line_c = d_h[:, now] + d_state[:, start:stop], d_cell[:, low:high]
-            _unstep(a[:, now], before[:, now], curved[:, now], line_h, line_c, told[:, : stop - start])
-            d_past = torch.bmm(a[:, now], back)
+            line_h, line_c = d_h[:, line] + d_state[:, start:stop], d_cell[:, low:high]
+            _unstep(a[:, line], before[:, line], curved[:, line], line_h, line_c, told[:, : stop - start])
+            d_past = torch.bmm(a[:, line], back)
             d_state.zero_()
             for s, part in zip(shifts, d_past.split(width, -1), strict=True):
                 d_state[:, start + s * rows : stop + s * rows] += part
