@@ -11,6 +11,7 @@ from pofx.nn.masked import MaskedMLP
 from pofx.nn.mlp import MLP
 from pofx.nn.transformer import Cache, Transformer
 from pofx.nn.unet import UNet, fourier
+from pofx.nn.velocity import Velocity
 from pofx.randomness import Rng
 
 
@@ -189,3 +190,17 @@ def test_fourier_separates_near_and_far_times():
     assert gap.min() > 0.1
     with pytest.raises(ValueError, match="even"):
         fourier(t, 3)
+
+
+def test_waves_are_plain_without_noise_and_vanish_under_it():
+    """sin(w u) at level 0; by Monte Carlo, what is left of E[sin(w (u + l e))] at level l; 0 far beyond."""
+    body, u = Velocity((3,), width=8, depth=1, frequencies=3), torch.tensor([[0.3, -0.7, 1.1]])
+    w = torch.tensor([2.0, 4.0, 8.0])[:, None]
+    sines, cosines = (t[0] for t in body._waves(u, torch.zeros(1)))
+    torch.testing.assert_close(sines, (w * u).sin())
+    torch.testing.assert_close(cosines, (w * u).cos())
+    level = 0.2
+    e = torch.randn(200_000, 1, 1, generator=torch.Generator().manual_seed(0))
+    left = (w * (u + level * e)).sin().mean(0)
+    torch.testing.assert_close(body._waves(u, torch.tensor([level]))[0][0], left, atol=0.01, rtol=0)
+    assert max(float(t.abs().max()) for t in body._waves(u, torch.tensor([50.0]))) < 1e-6
