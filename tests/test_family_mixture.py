@@ -175,7 +175,7 @@ def test_em_never_falls(form):
         rows = block.prepare((x.round() - 0.5, x.round() + 0.5), None, True)
     else:
         mask = Rng(5).bernoulli(0.7, (200, 3)) if form == "gaps" else None
-        block = Normal(3, form != "diagonal", 2.0)
+        block = Normal(3, form != "diagonal", 2.0, round_prior=form == "gaps")
         rows = block.prepare(x, mask, True)
     mixture = Mixed([block], torch.zeros(1, dtype=F64))
     initialise(mixture, [rows], x, 4, Rng(1))
@@ -316,6 +316,20 @@ def test_wrong_knobs_say_what_was_expected():
         Mixture(covariance="round")
     with pytest.raises(ValueError, match="components"):
         Mixture(components=0)
+    with pytest.raises(ValueError, match="prior is 'flat'; expected one of marginal, round"):
+        Mixture(prior="flat")
+
+
+@pytest.mark.parametrize("prior", ["marginal", "round"])
+def test_covariances_are_pulled_to_the_margins_or_to_a_ball(prior):
+    space = Space((3,), tuple(Variable(f"x{j}") for j in range(3)))
+    x = clusters(40, 3) * torch.tensor([1.0, 0.01, 3.0], dtype=F64)
+    model = fitted(x, space, components=1, covariance="full", smoothing=200.0, prior=prior)
+    v = x.var(0, correction=0)
+    B = torch.diag(v) if prior == "marginal" else v.mean() * torch.eye(3, dtype=F64)
+    C = (40 * x.T.cov(correction=0) + 20 * B) / 60
+    want = torch.distributions.MultivariateNormal(x.mean(0), C).log_prob(x)
+    torch.testing.assert_close(model.log_prob(x).value, want, atol=1e-6, rtol=1e-6)
 
 
 # --- factor analysers, and components of each class's own

@@ -31,6 +31,7 @@ class Factor(Normal):
         columns: J.
         factors: F, fewer than J.
         smoothing: a.
+        round_prior: B is the same in every direction.
     """
 
     mean: Tensor
@@ -38,8 +39,9 @@ class Factor(Normal):
     noise: Tensor
     prior: Tensor
 
-    def __init__(self, columns: int, factors: int, smoothing: float) -> None:
+    def __init__(self, columns: int, factors: int, smoothing: float, round_prior: bool = False) -> None:
         Block.__init__(self)
+        self.round_prior = round_prior
         self.columns, self.full, self.tied, self.smoothing = columns, True, False, smoothing
         self.factors = max(1, min(factors, columns - 1)) if columns > 1 else 0
         self.register_buffer("mean", torch.zeros(1, columns, dtype=torch.float64))
@@ -58,11 +60,7 @@ class Factor(Normal):
         return x.masked_fill(~mask, 0.0), mask, patterns(mask)
 
     def start(self, rows: tuple[Tensor, Tensor | None, Any], components: int) -> None:
-        seen = torch.ones_like(rows[0]) if rows[1] is None else rows[1].double()
-        n = seen.sum(0, keepdim=True).clamp_min(1)
-        mean = (rows[0] * seen).sum(0, keepdim=True) / n
-        variance = ((rows[0] - mean).square() * seen).sum(0, keepdim=True) / n
-        self.prior = variance.clamp_min(1e-6) / components ** (2 / self.columns)
+        mean, self.prior = self._marginal(rows[0], None if rows[1] is None else rows[1].double(), components)
         self.mean, self.noise = mean.repeat(components, 1), self.prior.repeat(components, 1)
         self.loading = mean.new_zeros(components, self.columns, self.factors)
 

@@ -3,8 +3,9 @@
     p_k(u) = N(u; m_k, S_k),    S_k = (scatter_k + a B) / (n_k + a)
     E_k[u_m | u_o] = m_m + S_mo S_oo^-1 (u_o - m_o)
 
-a is `smoothing`, in pseudo-observations, and B the marginal variances over K^(2/J). A missing entry is integrated out
-exactly. References: Dempster, Laird and Rubin 1977; Fraley and Raftery 2007 (the prior); Little and Rubin 2002 (gaps).
+a is `smoothing`, in pseudo-observations, and B the marginal variances over K^(2/J), or (round) their mean in every
+direction: an entry that hardly varies is then no reason to be sure. A missing entry is integrated out exactly.
+References: Dempster, Laird and Rubin 1977; Fraley and Raftery 2007 (the prior); Little and Rubin 2002 (gaps).
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ FEATURES = 2**24  # most numbers that the products u_i u_j of the training rows 
 class Normal(Block):
     """A normal density; u `(N, J)` with zeros where the mask is False. Full, diagonal or one (tied) full covariance."""
 
-    def __init__(self, columns: int, full: bool, smoothing: float, tied: bool = False) -> None:
+    def __init__(
+        self, columns: int, full: bool, smoothing: float, tied: bool = False, round_prior: bool = False
+    ) -> None:
         super().__init__()
         self.columns, self.full, self.smoothing, self.tied = columns, full or tied, smoothing, tied
+        self.round_prior = round_prior
         full = self.full
         self.register_buffer("mean", torch.zeros(1, columns, dtype=torch.float64))
         self.register_buffer("covariance", torch.ones(1, columns, dtype=torch.float64))
@@ -47,10 +51,15 @@ class Normal(Block):
 
     def start(self, rows: tuple[Tensor, Tensor | None, Any], components: int) -> None:
         weight = None if rows[1] is None else rows[1].double()
-        mean, self.prior = marginal(rows[0], weight, components)
+        mean, self.prior = self._marginal(rows[0], weight, components)
         self.mean = mean.repeat(components, 1)
         spread = torch.diag(self.prior[0]).unsqueeze(0) if self.full else self.prior
         self.covariance = spread.repeat(components, *[1] * (spread.ndim - 1))
+
+    def _marginal(self, u: Tensor, weight: Tensor | None, components: int) -> tuple[Tensor, Tensor]:
+        """The mean, and the prior of the variances, `(1, J)` each."""
+        mean, prior = marginal(u, weight, components)
+        return mean, prior.mean().expand_as(prior).clone() if self.round_prior else prior
 
     def log_prob(self, rows: tuple[Tensor, Tensor | None, Any]) -> Tensor:
         u, mask, extra = rows

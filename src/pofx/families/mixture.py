@@ -38,6 +38,7 @@ from pofx.randomness import Rng
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WORTH = 0.01  # nats a row that more components must gain on the validation rows
 FORMS = ("table", "binned", "normal", "owned")
+PRIORS = ("marginal", "round")
 COVARIANCES = ("auto", "full", "diagonal", "tied", "factor")
 
 
@@ -60,6 +61,8 @@ class Mixture(Model):
         factors: of each component, with covariance="factor".
         separate: the name of a given category, each code of which has `components` of its own.
         smoothing: pseudo-observations of the marginal that each component has seen before its rows.
+        prior: what the covariances of normals are pulled to: the "marginal" variance of each entry, or their mean in
+            all directions ("round"): better from few rows of pictures, whose margins hardly vary.
         blur: how far tables of ordinals are smoothed over neighbouring levels, as a share of the levels.
         longest: an ordinal with at most this many levels is a table, a longer one a normal seen through bins.
         restarts: short runs of EM from different clusters, of which the best goes on.
@@ -87,6 +90,7 @@ class Mixture(Model):
         factors: int = 4,
         separate: str | None = None,
         smoothing: float = 2.0,
+        prior: str = "marginal",
         blur: float = 0.125,
         longest: int = 32,
         restarts: int = 2,
@@ -100,7 +104,9 @@ class Mixture(Model):
             raise ValueError(f"mixture: factors is {factors}; expected a whole number >= 1.")
         if components != "auto" and not (isinstance(components, int) and components >= 1):
             raise ValueError(f"mixture: components is {components!r}; expected 'auto' or a whole number >= 1.")
-        self.components, self.covariance, self.smoothing = components, covariance, smoothing
+        if prior not in PRIORS:
+            raise ValueError(f"mixture: prior is {prior!r}; expected one of {', '.join(PRIORS)}.")
+        self.components, self.covariance, self.smoothing, self.prior = components, covariance, smoothing, prior
         self.blur, self.longest, self.factors, self.separate = blur, longest, factors, separate
         self.restarts, self.iterations, self.tolerance = restarts, iterations, tolerance
 
@@ -157,8 +163,8 @@ class Mixture(Model):
             return Binned(len(part.entries), self.smoothing)
         few = self.smoothing / 10  # a normal has few parameters, and no level is unseen
         if self.covariance == "factor":
-            return Factor(len(part.entries), self.factors, few)
-        return Normal(len(part.entries), self.full, few, self.covariance == "tied")
+            return Factor(len(part.entries), self.factors, few, self.prior == "round")
+        return Normal(len(part.entries), self.full, few, self.covariance == "tied", self.prior == "round")
 
     def offers(self) -> frozenset[str]:
         shared = any(i >= self.space.size for p in self.parts if p.form == "normal" for i in p.entries)
