@@ -33,6 +33,7 @@ QUICK += [("gsn", "table")]
 QUICK += [("trees", "table"), ("copula", "table"), ("discriminative", "table")]
 QUICK += [("ngram", "pictures"), ("ngram", "table"), ("conditionals", "table")]
 QUICK += [("experts", "density"), ("process", "pictures")]
+QUICK += [("cycle", "pictures")]  # refused: it wants a second set; its own tests have one
 
 
 @pytest.mark.parametrize("name, toy", QUICK)

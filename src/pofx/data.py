@@ -66,6 +66,8 @@ class Data:
         name: what the data is called in reports.
         notes: what reading it decided (types, resolutions, treatments), one line each.
         aside: name -> (values, Space): known about each row, such as a label, but not given to the model.
+        paired: whether row i of a given belongs to row i of x; False: two sets of rows that only share their numbers,
+            which a fit takes in two orders.
     """
 
     x: Tensor
@@ -77,6 +79,7 @@ class Data:
     name: str = "data"
     notes: tuple[str, ...] = ()
     aside: dict[str, tuple[Tensor, Space]] = field(default_factory=dict)
+    paired: bool = True
 
     def __len__(self) -> int:
         return len(self.x)
@@ -171,6 +174,7 @@ class Data:
         tensors = [self.x, *self.given.values(), *([] if self.observed is None else [self.observed])]
         for tensor in [*tensors, *(self.split[k] for k in sorted(self.split))]:
             digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(b"" if self.paired else b"unpaired")
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
@@ -185,6 +189,7 @@ class Data:
         spaces = {k: s.to_json() for k, s in self.given_spaces.items()}
         words = {"space": self.space.to_json(), "given": spaces, "name": self.name, "notes": list(self.notes)}
         words["aside"] = {k: s.to_json() for k, (_, s) in self.aside.items()}
+        words["paired"] = self.paired
         # cloned, since a given may share its memory with what is known aside
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path, {"data": json.dumps(words)})
 
@@ -206,6 +211,7 @@ class Data:
             words["name"],
             tuple(words["notes"]),
             {k: (tensors[f"aside.{k}"], Space.from_json(s)) for k, s in words["aside"].items()},
+            words.get("paired", True),
         )
 
 
@@ -219,6 +225,7 @@ def open_data(
     seed: int = 0,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
+    paired: bool = True,
 ) -> Data:
     """Read data of any kind, whatever form it has.
 
@@ -232,10 +239,14 @@ def open_data(
         seed: of the split.
         limit: keep at most this many rows, chosen at random by the seed.
         options: options of the kind's `read`, such as `types={"age": "real"}` for a table.
+        paired: False: the rows of `given` belong to no row of x; there may be more of them, of which some are taken.
 
     Raises:
         ValueError: nothing there can be read; the message says what was found and what would be understood.
     """
+    if not paired:
+        data = open_data(source, kind=kind, test=test, valid=valid, seed=seed, limit=limit, options=options)
+        return _unpaired(data, given, seed)
     if isinstance(source, Data):
         return source if given is None else _with_given(source, given)
     names = () if given is None or isinstance(given, Mapping) else (given,) if isinstance(given, str) else tuple(given)
@@ -335,6 +346,17 @@ def _with_given(data: Data, given: Any) -> Data:
     if missing:
         raise ValueError(f"given {missing}: {data.name!r} has no such given; it has {sorted(data.aside) or 'none'}.")
     return data.with_given({k: data.aside[k] for k in names})
+
+
+def _unpaired(data: Data, given: Any, seed: int) -> Data:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"unpaired data is given rows of its own, name -> rows; got {given!r}.")  # noqa: TRY004 (words)
+    values = {name: given_of(name, rows) for name, rows in given.items()}
+    short = [f"{name} ({len(v)})" for name, (v, _) in values.items() if len(v) < len(data)]
+    if short:
+        raise ValueError(f"unpaired: {', '.join(short)} has fewer rows than x ({len(data)}); take fewer x by limit=.")
+    kept = {name: (v[_chosen(len(v), len(data), seed)], space) for name, (v, space) in values.items()}
+    return replace(data.with_given(kept), paired=False)
 
 
 def _chosen(rows: int, limit: int, seed: int) -> Tensor:

@@ -49,7 +49,7 @@ class Model(nn.Module):
     card: ClassVar[Card]
     loss_unit: ClassVar[str] = "nats"
     batch_size: ClassVar[int] = 128
-    validate_by: ClassVar[str] = "loss"  # or "samples", where the loss does not fall as the model improves
+    validate_by: ClassVar[str] = "loss"  # or "samples", where the loss does not fall; "none": the last weights are kept
     sampler: ClassVar[Quality] = Quality.EXACT  # or ESTIMATE, where a chain or a solver stands before the draws
     points: ClassVar[bool] = False  # a Euclidean family that wants a table's categories as points (see `Chart`)
     space: Space

@@ -81,6 +81,7 @@ class Card:
         incomplete: how rows with missing entries are trained on, or "refuses".
         euclidean: it wants standardised Euclidean coordinates, so `Relaxed` wraps it on other data.
         given: whether it learns p(x | given).
+        paired: whether what it is given must belong to its row; False: it learns from two sets as well.
         tier: "proven", "works" or "experimental", from measured evidence.
         summary: the family in one sentence. reference: its source.
     """
@@ -97,6 +98,7 @@ class Card:
     euclidean: bool = False
     given: bool = True
     tier: str = "works"
+    paired: bool = True
 
 
 class Report(Protocol):

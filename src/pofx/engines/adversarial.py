@@ -5,13 +5,14 @@
     non-saturating   softplus(-r) + softplus(f)                 softplus(-f)
     hinge            max(0, 1 - r) + max(0, 1 + f)              -f
     wasserstein      f - r                                      -f
+    least-squares    (r - 1)^2 + f^2                            (f - 1)^2
 
     r1, r1+r2        gamma / 2 (E |grad D(real)|^2 + E |grad D(fake)|^2)     the second term for r1+r2 alone
     gradient         gamma E (|grad D(v)| - 1)^2,  v between a real and a fake row
 
 References: Goodfellow 2014 (arXiv:1406.2661); relativistic pairing (Jolicoeur-Martineau 2018, arXiv:1807.00734) with R1
 and R2 (Huang 2024, arXiv:2501.05441); hinge (Lim 2017, arXiv:1705.02894); Wasserstein (Gulrajani 2017,
-arXiv:1704.00028); R1 (Mescheder 2018, arXiv:1801.04406).
+arXiv:1704.00028); least squares (Mao 2016, arXiv:1611.04076); R1 (Mescheder 2018, arXiv:1801.04406).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOSSES = ("relativistic", "non-saturating", "hinge", "wasserstein")
+LOSSES = ("relativistic", "non-saturating", "hinge", "wasserstein", "least-squares")
 PENALTIES = ("none", "r1", "r1+r2", "gradient")
 
 
@@ -34,6 +35,8 @@ def critic_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "least-squares":
+        return (real - 1).square().mean() + fake.square().mean()
     assert kind == "wasserstein", kind
     return (fake - real).mean()
 
@@ -43,6 +46,8 @@ def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
     if kind == "relativistic":
         assert real is not None
         return F.softplus(real - fake).mean()
+    if kind == "least-squares":
+        return (fake - 1).square().mean()
     return F.softplus(-fake).mean() if kind == "non-saturating" else -fake.mean()
 
 

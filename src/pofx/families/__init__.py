@@ -32,6 +32,7 @@ FAMILIES: dict[str, str] = {
     "flow": "pofx.families.flow:Flow",
     "diffusion": "pofx.families.diffusion:Diffusion",
     "gan": "pofx.families.gan:GAN",
+    "cycle": "pofx.families.cycle:Cycle",
     "energy": "pofx.families.energy:Energy",
     "rbm": "pofx.families.rbm:RBM",
     "continuous_flow": "pofx.families.continuous_flow:ContinuousFlow",

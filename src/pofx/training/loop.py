@@ -13,6 +13,7 @@ not finite happen inside the optimiser's kernel.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,17 +47,18 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows that a loop sees, on its device; `train.index` numbers them."""
+    """The rows that a loop sees, on its device; `train.index` numbers them; `paired`: their givens belong to them."""
 
     train: Batch
     valid: Batch
+    paired: bool = True
 
     @classmethod
     def of(cls, data: Data, device: torch.device) -> Parts:
         """The training part, and the head of the validation part."""
         train, valid = (data.part(name) for name in ("train", "valid"))
         train = Batch(train.x, train.given, train.observed, torch.arange(len(train)))
-        return cls(train.to(device), valid.take(torch.arange(min(ROWS, len(valid)))).to(device))
+        return cls(train.to(device), valid.take(torch.arange(min(ROWS, len(valid)))).to(device), data.paired)
 
 
 class Loop:
@@ -100,6 +102,7 @@ class Loop:
         self.history: list[dict[str, Any]] = list(past)
         self.before = past[-1] if past else {"step": 0, "seconds": 0.0}
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.other: tuple[int, Tensor] = (-1, torch.empty(0))
         self.sums = [torch.zeros((), device=fabric.device) for _ in self.players]
         self.counts = [0] * len(self.players)
         self.period = math.lcm(*(p.every for p in self.players))
@@ -174,7 +177,7 @@ class Loop:
 
     def validate(self) -> float | None:
         """The validation value of the averaged weights; the best weights are kept."""
-        if len(self.parts.valid) == 0:
+        if len(self.parts.valid) == 0 or self.model.validate_by == "none":
             return None
         with self._averaged():
             chunk = max(64, self.plan.batch)
@@ -272,7 +275,16 @@ class Loop:
             order = Rng.derive(self.plan.seed, 1, epoch).permutation(n)
             self.order = (epoch, order.to(self.fabric.device))
         first = position * self.size + self.rows.start
-        return self.parts.train.take(self.order[1][first : first + self.rows.count])
+        batch = self.parts.train.take(self.order[1][first : first + self.rows.count])
+        return batch if self.parts.paired else dataclasses.replace(batch, given=self._strangers(epoch, first))
+
+    def _strangers(self, epoch: int, first: int) -> dict[str, Tensor]:
+        """Givens in an order of their own, for rows that they do not belong to."""
+        if self.other[0] != epoch:
+            order = Rng.derive(self.plan.seed, 8, epoch).permutation(len(self.parts.train))
+            self.other = (epoch, order.to(self.fabric.device))
+        rows = self.other[1][first : first + self.rows.count]
+        return {name: v[rows] for name, v in self.parts.train.given.items()}
 
     def _log(self, validating: bool) -> None:
         means = (self._shared(torch.stack(self.sums)) / torch.tensor(self.counts, device=self.fabric.device)).tolist()

@@ -87,6 +87,8 @@ def built(family: str | type[Model] | Model, data: Data, seed: int, hyper_parame
         )
     if data.given and not model.card.given:
         raise Unsupported(f"{model.name} learns p(x) only; it cannot be given {sorted(data.given)}.")
+    if not data.paired and model.card.paired:
+        raise Unsupported(f"{model.name} learns from pairs of x and what it is given; unpaired sets: family 'cycle'.")
     return adapted(model, data.space).build(data.space, data.given_spaces, seed)
 
 

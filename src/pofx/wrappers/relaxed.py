@@ -40,6 +40,11 @@ class Relaxed(Wrapped):
     def core(self) -> Model:
         return self.inner
 
+    @property
+    def back(self) -> Model:
+        """The way back, of a family that has one."""
+        return self.inner.way_back(self._chart)
+
     def offers(self) -> frozenset[str]:
         return self.inner.offers() - {"steps"}
 
