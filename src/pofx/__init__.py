@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pofx.tasks.sample import sample as sample
     from pofx.tasks.stream import sample_to as sample_to
     from pofx.tasks.stylise import stylise as stylise
+    from pofx.tasks.translate import translate as translate
     from pofx.tasks.traverse import traverse as traverse
     from pofx.training.fit import fit as fit
     from pofx.training.folder import load as load
@@ -76,6 +77,7 @@ _HOMES = {
     "contribute": "pofx.tasks.contribute", "forecast": "pofx.tasks.forecast", "log_score": "pofx.tasks.forecast",
     "cluster": "pofx.tasks.cluster", "depend": "pofx.tasks.depend", "embed": "pofx.tasks.embed",
     "interpolate": "pofx.tasks.interpolate", "restore": "pofx.tasks.restore",
+    "translate": "pofx.tasks.translate",
     "plan": "pofx.tasks.plan", "stylise": "pofx.tasks.stylise",
     "judge": "pofx.tasks.judge", "Judgement": "pofx.tasks.judge",
     "Answer": "pofx.tasks.base", "check_model": "pofx.check", "check_family": "pofx.check",

@@ -18,6 +18,7 @@ TASKS: dict[str, str] = {
     "traverse": "pofx.tasks.traverse",
     "interpolate": "pofx.tasks.interpolate",
     "restore": "pofx.tasks.restore",
+    "translate": "pofx.tasks.translate",
     "forecast": "pofx.tasks.forecast",
     "plan": "pofx.tasks.plan",
 }
