@@ -187,9 +187,9 @@ class Data:
         if self.observed is not None:
             tensors["observed"] = self.observed
         spaces = {k: s.to_json() for k, s in self.given_spaces.items()}
-        words = {"space": self.space.to_json(), "given": spaces, "name": self.name, "notes": list(self.notes)}
+        words: dict[str, Any] = {"space": self.space.to_json(), "given": spaces, "paired": self.paired}
+        words |= {"name": self.name, "notes": list(self.notes)}
         words["aside"] = {k: s.to_json() for k, (_, s) in self.aside.items()}
-        words["paired"] = self.paired
         # cloned, since a given may share its memory with what is known aside
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path, {"data": json.dumps(words)})
 

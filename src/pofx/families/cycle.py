@@ -47,14 +47,14 @@ class Cycle(Model):
     """Two generators and two critics on two unpaired sets.
 
     Args:
-        loss: of the game: "least-squares", "non-saturating", "hinge", "wasserstein" or "relativistic".
+        loss: of the game: "non-saturating", "least-squares", "hinge", "wasserstein" or "relativistic".
         penalty: on the critics' slopes: "r1", "r1+r2", "gradient" or "none".
         gamma: weight of the penalty.
         cycle: weight of the way there and back, in standard deviations of an entry.
         identity: weight of leaving alone what already is of the right side, where both have one shape.
         patches: a picture's critic scores small places; False: the whole picture at once, by plain layers.
-        width: channels of the generators' U-Net; None: 8 for pictures, 64 for vectors.
-        depth: sizes of the U-Net, or plain layers; None: 2.
+        width: channels of the generators' convolutions; None: 32 for pictures, 64 for vectors.
+        depth: residual convolutions, or plain layers; None: 3.
         lr, betas: of all players' AdamW.
 
     Raises:
@@ -81,15 +81,15 @@ class Cycle(Model):
     def __init__(
         self,
         *,
-        loss: str = "least-squares",
+        loss: str = "non-saturating",
         penalty: str = "r1",
         gamma: float = 0.1,
-        cycle: float = 5.0,
+        cycle: float = 1.0,
         identity: float = 0.0,
         patches: bool = True,
         width: int | None = None,
         depth: int | None = None,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         betas: tuple[float, float] = (0.5, 0.99),
     ) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Cycle(Model):
         self.other = Chart(space)
         here, there = self.space.shape, self.other.space.shape
         self.pictures = self.space.picture and self.other.space.picture and here[1:] == there[1:]
-        width, depth = self.width or (8 if self.pictures else 64), self.depth or 2
+        width, depth = self.width or (32 if self.pictures else 64), self.depth or 3
         self.there = Way(there, here, self.pictures, width, depth)
         self.back_again = Way(here, there, self.pictures, width, depth)
         self.critic, self.critic_back = (self._critic(shape, width) for shape in (here, there))
@@ -125,7 +125,7 @@ class Cycle(Model):
 
     def _critic(self, shape: tuple[int, ...], width: int) -> nn.Module:
         if self.pictures and self.patches:
-            return PatchCritic(shape[0], 2 * width, 2 if max(shape[1:]) >= 16 else 1)
+            return PatchCritic(shape[0], width, 2 if max(shape[1:]) >= 16 else 1)
         return LeakyCritic(torch.Size(shape).numel(), 2 * width, 2)
 
     def way_back(self, chart: Chart) -> Model:
