@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant("ode: sign of the divergence", "engines/ode.py",
            "log_prior(z) + integrals.mean(1)", "log_prior(z) - integrals.mean(1)", "test_oracle.py -k ode"),
     Mutant("guidance: sign of the residual", "engines/inverse.py",
-           "return (d + spread(weights)).detach()", "return (d - spread(weights)).detach()",
+           "moved = still + solve(", "moved = still - solve(",
            "test_oracle.py -k guidance"),
     Mutant("bound: weight of the integral", "engines/bound.py",
            "half = 0.5 * span.width", "half = 0.25 * span.width", "test_family_diffusion.py"),

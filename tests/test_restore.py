@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import pofx
+from pofx.engines.inverse import posterior_denoiser, solve, wander
 from pofx.engines.operators import Blur, Compressive, Downsample, Grey, Mask, Quantise
+from pofx.engines.paths import VE
+from pofx.families.mixture import Mixture
 from pofx.kinds.base import real
 from pofx.model import Card, Model, Predictive
 from pofx.wrappers.decoded import Point
@@ -43,6 +46,54 @@ def test_the_posterior_of_a_gaussian(oracle, measure):
     assert z.abs().max() < 5, z
     spread = torch.cov(draws.T).diagonal() / want_cov.diagonal()
     assert ((spread - 1).abs() < 0.2).all(), spread
+
+
+def test_the_posterior_of_a_mixture():
+    """Two clouds that y cannot tell apart: both are found, in their shares, and each is as narrow as it should be."""
+    rng = np.random.default_rng(0)
+    first = rng.random(20000) < 0.3
+    x = np.where(first[:, None], [-3.0, 0.0], [3.0, 0.5]) + rng.normal(size=(20000, 2)) * [0.5, 1.0]
+    model = pofx.fit(x, Mixture(components=2, covariance="full"), seed=0)
+    y, noise = torch.tensor([[0.4]]).double(), 0.5
+    draws = pofx.restore(model, y, lambda x: x[:, 1:], noise, draws=800, rng=0, route="guidance").raw[:, 0].double()
+    log_w = np.log([0.3, 0.7]) - 0.5 * (0.4 - np.array([0.0, 0.5])) ** 2 / (1 + noise**2)
+    share = np.exp(log_w) / np.exp(log_w).sum()
+    left = draws[:, 0] < 0
+    assert abs(float(left.double().mean()) - share[0]) < 0.08, (left.double().mean(), share)
+    for cloud, mean in ((left, (-3.0, 0.32)), (~left, (3.0, 0.42))):
+        assert (draws[cloud].mean(0) - torch.tensor(mean)).abs().max() < 0.15, draws[cloud].mean(0)
+        wanted = torch.tensor([0.5, (1 / (1 + 1 / noise**2)) ** 0.5])
+        assert ((draws[cloud].std(0) / wanted).log().abs() < 0.25).all(), draws[cloud].std(0)
+
+
+def test_the_sampler_of_a_gaussian():
+    """Where D is exact, mean and variance of the draws are those of the data, within what 48 steps allow."""
+    path, mean, std = VE(), 1.0, 0.7
+
+    def denoise(u, alpha, sigma):
+        return mean + std**2 / (std**2 + sigma[:, None] ** 2) * (u - mean)
+
+    u = wander(denoise, (20_000, 1), path, 48, pofx.Rng(0))
+    assert abs(float(u.mean()) - mean) < 5 * std / 20_000**0.5 + 0.01
+    assert abs(float(u.std()) / std - 1) < 0.04, u.std()
+
+
+def test_the_solve_stops_where_there_is_no_covariance():
+    root = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double()
+    good, y = root @ root.T + torch.eye(6), torch.arange(1.0, 7).double()[None]
+    found = solve(lambda w: (w @ good.T, 2 * w), y, torch.zeros(1, 6).double(), 6)
+    assert torch.allclose(found, 2 * torch.linalg.solve(good, y[0])[None])
+    tilted, calls = good + 3 * (root - root.T), []
+    solve(lambda w: (calls.append(1), (w @ tilted.T, w))[1], y, torch.zeros(1, 6).double(), 6)
+    assert len(calls) == 2
+
+
+def test_no_mean_leaves_the_range():
+    low, high = -torch.ones(2), torch.tensor([torch.inf, 0.5])
+    args = {"noise": 0.01, "within": (low, high)}
+    guide = posterior_denoiser(lambda u, a, s: u / 2, lambda u: u, torch.tensor([[-9.0, 9.0], [9.0, -9.0]]), **args)
+    d = guide(torch.zeros(2, 2), torch.ones(2), torch.ones(2))
+    assert torch.allclose(d, torch.tensor([[-1.0, 0.5], [9.0, -1.0]]), atol=0.01)
 
 
 def test_a_chain_on_the_score_agrees(oracle):

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pofx.engines.diffusion import heun, prior
-from pofx.engines.inverse import log_measurement, posterior_denoiser
+from pofx.engines.inverse import log_measurement, posterior_denoiser, wander
 from pofx.engines.mcmc import hmc
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
+from pofx.kinds.relax import Chart
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, solve
 
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
-STEPS = 48
+STEPS, SOLVE = 48, 6  # noise levels, and conjugate gradients at each
 Measure = Callable[[Tensor], Tensor]
 
 
@@ -85,8 +85,9 @@ def by_guidance(model: Model, y: Tensor, measure: Measure, noise: float, given: 
     def denoise(u: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return model.denoise(u, alpha, sigma, given)
 
-    guide = posterior_denoiser(denoise, _in_chart(model, measure), y.float(), noise=noise, iterations=12)
-    u = heun(guide, prior(path, (len(y), *chart.space.shape), rng), path, STEPS)
+    seen, within = _in_chart(model, measure), _range(chart)
+    guide = posterior_denoiser(denoise, seen, y.float(), noise=noise, iterations=SOLVE, within=within)
+    u = wander(guide, (len(y), *chart.space.shape), path, STEPS, rng)
     return Answer(None, UNIT, Quality.ESTIMATE, raw=chart.decode(u, rng))
 
 
@@ -135,6 +136,15 @@ def _in_chart(model: Model, measure: Measure) -> Measure:
         return measure(chart.unrounded(u)).float()
 
     return measured
+
+
+def _range(chart: Chart) -> tuple[Tensor, Tensor]:
+    """The least and the greatest u of every entry, infinite where it has no end."""
+    low, high = ((end - chart.mean) / chart.scale for end in (chart.low, chart.high))
+    free = chart.bounded > 0
+    ends = (torch.where(free, -torch.inf, low), torch.where(free, torch.inf, high))
+    low, high = (chart.turned(end[None]).reshape(chart.space.shape).float() for end in ends)
+    return low, high
 
 
 def _best(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Tensor:
