@@ -1,4 +1,4 @@
-"""Restoring pictures: pofx.restore beside interpolation and deepinv's DPS and DiffPIR, all with the same prior.
+"""Restoring pictures: pofx.restore beside interpolation and deepinv's DPS, all with the same prior.
 
     POFX_DATA=... python benchmarks/restore_peers.py [train] [tune] [judge] [table] [draw] [--only frey/x4 ...]
 
@@ -15,8 +15,7 @@ mean square of (y - A(x)) / n (1 is best).
                     the tuning tries this weight)
     dps-tuned       the same, form and weight of its guidance those with the highest PSNR on other pictures; a step is
                     two forward passes and a backward one, and they make more passes than pofx does
-    diffpir         deepinv's `DiffPIR`, 100 steps, lambda and zeta chosen in the same way (if named by --methods)
-    pofx            `pofx.restore` as it is
+    pofx            `pofx.restore` as it is; pofx-coarse: its route of that name
 
 Trained priors are folders of runs/restore_peers, finished cells lines of runs/restore_peers.jsonl: neither is run
 again. A peer that is not installed is named and left out.
@@ -25,6 +24,7 @@ again. A peer that is not installed is named and left out.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import time
@@ -62,8 +62,7 @@ def att() -> Data:
     content = np.load(find("images/faces_att_28x23/att_faces_28x23.npz"))
     data = open_data(content["x"][:, :, 1:21, None], kind="image", test=80, valid=20)
     person = torch.from_numpy(content["subject"].astype(np.int64)).unique(return_inverse=True)[1]
-    held = (person >= 32).nonzero()[:, 0]
-    rest = (person < 32).nonzero()[:, 0]
+    held, rest = (person >= 32).nonzero()[:, 0], (person < 32).nonzero()[:, 0]
     valid = torch.arange(len(rest)) % 16 == 7
     split = {"train": rest[~valid], "valid": rest[valid], "test": held}
     return replace(data, split=split, name="AT&T faces")
@@ -94,8 +93,7 @@ def patches(path: Path, count: int) -> np.ndarray:
     """Random luma patches of a photograph, (count, 32, 32) uint8, those of no contrast left out."""
     y = np.asarray(Image.open(path).convert("L"))
     rng, found = np.random.default_rng(0), sliding_window_view(y, (SIDE, SIDE))
-    rows, columns = (rng.integers(0, n, 4 * count) for n in found.shape[:2])
-    cut = found[rows, columns]
+    cut = found[tuple(rng.integers(0, n, 4 * count) for n in found.shape[:2])]
     return cut[cut.std((1, 2)) > 12][:count]
 
 
@@ -164,9 +162,10 @@ def deblurred(problem: Problem, h: int, w: int) -> np.ndarray:
     return min(found, key=lambda pair: pair[0])[1].numpy()
 
 
-def ours(problem: Problem, model: pofx.Model, draws: int, seed: int) -> Tensor:
+def ours(problem: Problem, model: pofx.Model, draws: int, seed: int, route: str | None = None) -> Tensor:
     """`pofx.restore`, (draws, N, H, W, 1)."""
-    return pofx.restore(model, problem.y, problem.measure, NOISE, draws=draws, rng=seed).raw.double()  # type: ignore
+    ask = {"draws": draws, "rng": seed, "route": route}
+    return pofx.restore(model, problem.y, problem.measure, NOISE, **ask).raw.double()  # type: ignore
 
 
 def prior(model: pofx.Model) -> Any:
@@ -214,18 +213,6 @@ def dps(problem: Problem, model: pofx.Model, draws: int, seed: int, **words: Any
     return (255 * found).clamp(0, 255).double().reshape(draws, *problem.x.shape)
 
 
-def diffpir(problem: Problem, model: pofx.Model, draws: int, seed: int, **words: Any) -> Tensor:
-    """deepinv's DiffPIR from the interpolation, (draws, N, H, W, 1) in grey levels."""
-    from deepinv.optim.data_fidelity import L2
-    from deepinv.sampling import DiffPIR
-
-    y, _ = repeated(problem, draws)
-    start = interpolated(problem).permute(0, 3, 1, 2).repeat(draws, 1, 1, 1).float() / 255
-    sampler = DiffPIR(prior(model), L2(), sigma=NOISE / 255, **words)
-    found = sampler(y.float(), physics(problem), seed=seed + 1, x_init=start)
-    return (255 * found).clamp(0, 255).double().reshape(draws, *problem.x.shape)
-
-
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """Decibels of each picture, (N,)."""
     return 10 * torch.log10(255**2 / (x - truth).square().flatten(1).mean(1))
@@ -245,12 +232,8 @@ def judged(problem: Problem, x: Tensor) -> dict[str, float]:
 
 
 NORM, ANNEALED = (1.0, 30.0, 100.0, 300.0, 1000.0), (1.0, 3.0, 10.0)
-GRID: dict[str, list[dict[str, Any]]] = {
-    "dps-tuned": [{"guidance": f, "weight": w} for f, ws in (("norm", NORM), ("annealed", ANNEALED)) for w in ws],
-    "diffpir": [{"lambda_": w, "zeta": z} for w in (1.0, 5.0, 15.0) for z in (0.1, 0.6)],
-}
-PEERS = {"dps": dps, "dps-tuned": dps, "diffpir": diffpir}
-METHODS = ("interpolation", "pofx", "dps-tuned")
+GRID = [{"guidance": f, "weight": w} for f, ws in (("norm", NORM), ("annealed", ANNEALED)) for w in ws]
+METHODS = ("interpolation", "pofx", "pofx-coarse", "dps-tuned")
 
 
 def finished() -> list[dict[str, Any]]:
@@ -272,19 +255,17 @@ def kept(line: dict[str, Any]) -> None:
 
 
 def tune(name: str, task: str, seed: int, asked: argparse.Namespace) -> None:
-    """The words of deepinv's methods with the highest PSNR of one draw on validation pictures."""
+    """The form and weight of DPS's guidance with the highest PSNR of one draw on validation pictures."""
+    cell = {"stage": "tune", "data": name, "task": task, "method": "dps-tuned", "seed": seed}
+    if found(**cell) or "dps-tuned" not in asked.methods:
+        return
     model, data = pofx.load(WEIGHTS / f"{name}-{seed}"), DATA[name]()
     problem = Problem.of(task, data.part("valid").x[: asked.tuning], seed + 100)
-    for method in [m for m in GRID if m in asked.methods]:
-        cell = {"stage": "tune", "data": name, "task": task, "method": method, "seed": seed}
-        if found(**cell):
-            continue
-        start = time.process_time()
-        how = {"dps-tuned": weights_tried, "diffpir": lambdas_tried}[method]
-        tried = how(problem, model, seed, asked.steps)
-        tried = [-99.0 if math.isnan(t) else round(t, 2) for t in tried]
-        best = GRID[method][int(np.argmax(tried))]
-        kept({**cell, "best": best, "psnr": tried, "seconds": round(time.process_time() - start, 1)})
+    start = time.process_time()
+    tried = weights_tried(problem, model, seed, asked.steps)
+    tried = [-99.0 if math.isnan(t) else round(t, 2) for t in tried]
+    best = GRID[int(np.argmax(tried))]
+    kept({**cell, "best": best, "psnr": tried, "seconds": round(time.process_time() - start, 1)})
 
 
 def weights_tried(problem: Problem, model: pofx.Model, seed: int, steps: int) -> list[float]:
@@ -297,24 +278,18 @@ def weights_tried(problem: Problem, model: pofx.Model, seed: int, steps: int) ->
     return tried
 
 
-def lambdas_tried(problem: Problem, model: pofx.Model, seed: int, _: int) -> list[float]:
-    """PSNR of DiffPIR at each point of the grid."""
-    return [float(psnr(diffpir(problem, model, 1, seed, **w)[0], problem.x).mean()) for w in GRID["diffpir"]]
-
-
 def answer(method: str, problem: Problem, name: str, seed: int, draws: int, steps: int) -> Tensor:
     """The answers of one method, (draws, N, H, W, 1)."""
     if method == "interpolation":
         return interpolated(problem)[None]
     model = pofx.load(WEIGHTS / f"{name}-{seed}")
-    if method == "pofx":
-        return ours(problem, model, draws, seed)
+    if method.startswith("pofx"):
+        return ours(problem, model, draws, seed, "coarse guidance" if method == "pofx-coarse" else None)
     if method == "dps":
         return dps(problem, model, 1, seed)
     tuned = found(stage="tune", data=name, task=problem.task, method=method, seed=seed)
     assert tuned is not None, f"{name}/{problem.task}: run the stage tune first"
-    words = tuned["best"] | ({"num_steps": steps} if method == "dps-tuned" else {})
-    return PEERS[method](problem, model, draws, seed, **words)
+    return dps(problem, model, draws, seed, num_steps=steps, **tuned["best"])
 
 
 def judge(name: str, task: str, seed: int, asked: argparse.Namespace) -> None:
@@ -351,32 +326,27 @@ def drawing(seed: int, out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from matplotlib import colormaps
     from matplotlib import pyplot as plt
 
+    grey = colormaps["gray"].with_extremes(bad="#7aa6d8")  # what is hidden is blue
     cells = [(n, t) for n in DATA for t in TASKS if (WEIGHTS / f"{n}-{t}-pofx-{seed}.npz").exists()]
     figure, axes = plt.subplots(len(cells), len(COLUMNS), figsize=(6.2, 0.78 * len(cells)), squeeze=False)
     for line, (name, task) in zip(axes, cells, strict=True):
         shown = row_of(name, task, seed)
         for axis, column in zip(line, COLUMNS, strict=True):
-            style = {"cmap": "magma", "vmax": 90} if column == "spread" else {"cmap": masked_grey(), "vmax": 255}
+            style = {"cmap": "magma", "vmax": 90} if column == "spread" else {"cmap": grey, "vmax": 255}
             if column in shown:
                 axis.imshow(shown[column], vmin=0, **style)
             axis.set_xticks([]), axis.set_yticks([])
             axis.set_frame_on(False)
-            axis.set_title(column if line is axes[0] else "", fontsize=8)
+            axis.set_title(column if axis in axes[0] else "", fontsize=8)
         line[0].set_ylabel(f"{name}\n{task}", fontsize=7, rotation=0, ha="right", va="center")
-    figure.subplots_adjust(0.09, 0.005, 0.995, 0.975, 0.04, 0.04)
-    figure.savefig(out, dpi=110, pil_kwargs={"optimize": True})
+    figure.subplots_adjust(0.09, 0.005, 0.995, 1 - 0.3 / len(cells), 0.04, 0.04)
+    figure.savefig(out, dpi=95, pil_kwargs={"optimize": True})
 
 
 COLUMNS = ("truth", "measured", "interpolated", "DPS draw", "pofx draw", "pofx mean", "spread")
-
-
-def masked_grey() -> Any:
-    """Grey levels; what is hidden is blue."""
-    from matplotlib import colormaps
-
-    return colormaps["gray"].with_extremes(bad="#7aa6d8")
 
 
 def row_of(name: str, task: str, seed: int, picture: int = 1) -> dict[str, np.ndarray]:
@@ -389,16 +359,15 @@ def row_of(name: str, task: str, seed: int, picture: int = 1) -> dict[str, np.nd
     if task == "hidden":
         keep = Problem.of(task, torch.from_numpy(kept_of["pofx"]["x"]), seed).measure.keep  # type: ignore[attr-defined]
         full = np.full(truth.shape, np.nan)
-        full[keep[..., 0].numpy()] = measured
-        measured = full
+        full[keep[..., 0].numpy()], measured = measured, full
     shown = {"truth": truth, "measured": measured.squeeze(), "pofx draw": own[0], "pofx mean": own.mean(0)}
     shown["spread"] = own.std(0)
-    words = {"interpolated": "interpolation", "DPS draw": "dps-tuned"}
-    return shown | {w: kept_of[m]["draws"][0, picture, ..., 0] for w, m in words.items() if m in kept_of}
+    others = {w: m for w, m in (("interpolated", "interpolation"), ("DPS draw", "dps-tuned")) if m in kept_of}
+    return shown | {w: kept_of[m]["draws"][0, picture, ..., 0] for w, m in others.items()}
 
 
 def main() -> None:
-    """Train what is not trained, tune what is not tuned, judge what is not judged."""
+    """Run what is asked and not finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", default=["train", "tune", "judge", "table"])
     parser.add_argument("--only", nargs="*", default=list(DATA), help="frey, or frey/x4")
@@ -409,6 +378,9 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=4, help="pictures to tune the peers on")
     parser.add_argument("--steps", type=int, default=75, help="of the tuned DPS")
     asked = parser.parse_args()
+    if importlib.util.find_spec("deepinv") is None:
+        print("deepinv is not installed: its DPS is left out")
+        asked.methods = [m for m in asked.methods if not m.startswith("dps")]
     cells = [(n.split("/")[0], [n.split("/")[1]] if "/" in n else TASKS) for n in asked.only]
     for name, tasks in cells:
         if "train" in asked.stages:
