@@ -166,8 +166,9 @@ class Translator(nn.Module):
     def __init__(self, d_in: int, shape: Sequence[int], maps: int, width: int = 32, c_dim: int = 64) -> None:
         super().__init__()
         self.inlet = nn.Linear(d_in, c_dim)
-        depth = max(1, min(4, round(math.log2(max(shape[1:]) / 4)) + 1))
-        self.net = UNet(maps, shape[0], width, depth, c_dim=c_dim)
+        patch = 2 if max(shape[1:]) >= 24 else 1  # four times as many steps in the same time
+        depth = max(1, min(4, round(math.log2(max(shape[1:]) / patch / 4)) + 1))
+        self.net = UNet(maps, shape[0], width, depth, c_dim=c_dim, patch=patch)
 
     def forward(self, z: Tensor, c: Tensor, given: Tensor) -> Tensor:
         """A picture for each row."""
