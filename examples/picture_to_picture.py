@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
 import pofx
@@ -149,7 +150,9 @@ def picture(task: str, lines: list[tuple[str, np.ndarray]], columns: int = 12) -
         axis.set(xticks=[], yticks=[], frame_on=False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     OUT.mkdir(parents=True, exist_ok=True)
-    figure.savefig(OUT / f"picture_to_picture_{task}.png", dpi=100, pil_kwargs={"optimize": True})
+    path = OUT / f"picture_to_picture_{task}.png"
+    figure.savefig(path, dpi=100)
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
 
 
 def shown(task: str, given: np.ndarray) -> np.ndarray:
