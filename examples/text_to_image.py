@@ -1,6 +1,6 @@
 """Text to image: pictures drawn from a caption, also from combinations of words that no training caption had.
 
-    POFX_DATA=... python examples/text_to_image.py [--seconds 150] [--no-picture]
+    POFX_DATA=... python examples/text_to_image.py [--seconds 300] [--no-picture]
 
 x is a picture of 32 x 32 pixels: a digit or a piece of clothing (MNIST, Fashion-MNIST) in one of six colours and two
 sizes, on a ground of another colour, in one of four corners. Its caption says so: "a small red boot on a blue ground,
@@ -117,8 +117,10 @@ def fitted(said: list[Scene], x: np.ndarray, seconds: float, folder: Path | None
         return pofx.load(folder)
     captions = open_data([str(s) for s in said], kind="text", options={"unit": "bpe", "vocabulary": 400})
     data = open_data(x, given={"caption": captions}, test=8, valid=96)
-    # matching of velocities at even times: half of the rows are mostly noise, where the caption decides
-    family = Diffusion(path="linear", weighting="simple", width=32, patch=4, frequencies=0, lr=2e-3)
+    # even times: half of the rows are mostly noise, where the caption decides. A patch has 48 numbers, more than the
+    # width: noise does not pass through it, pictures do, so the network says x
+    words = {"path": "linear", "weighting": "simple", "predict": "x"}
+    family = Diffusion(**words, width=32, patch=4, frequencies=0, lr=2e-3)
     resume, budget = folder is not None and folder.exists(), f"{seconds:g} cpu s"
     return pofx.fit(data, family, budget=budget, batch=32, seed=0, threads=1, folder=folder, resume=resume)
 
@@ -190,7 +192,7 @@ def picture(tests: dict[str, list[Scene]], made: dict[str, np.ndarray], columns:
 def main() -> None:
     """Fit the judge and the model, choose the guidance, measure, and check what is claimed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=150, help="CPU seconds of the diffusion's fit")
+    parser.add_argument("--seconds", type=float, default=300, help="CPU seconds of the diffusion's fit")
     parser.add_argument("--judge-steps", type=int, default=500)
     parser.add_argument("--tests", type=int, default=200, help="captions of each kind")
     parser.add_argument("--folder", type=Path, help="keeps the model; a fit that was cut off goes on")
