@@ -119,8 +119,7 @@ def fitted(said: list[Scene], x: np.ndarray, seconds: float, folder: Path | None
     data = open_data(x, given={"caption": captions}, test=8, valid=96)
     # even times: half of the rows are mostly noise, where the caption decides. A patch has 48 numbers, more than the
     # width: noise does not pass through it, pictures do, so the network says x
-    words = {"path": "linear", "weighting": "simple", "predict": "x"}
-    family = Diffusion(**words, width=32, patch=4, frequencies=0, lr=2e-3)
+    family = Diffusion(path="linear", weighting="simple", predict="x", width=32, patch=4, frequencies=0, lr=2e-3)
     resume, budget = folder is not None and folder.exists(), f"{seconds:g} cpu s"
     return pofx.fit(data, family, budget=budget, batch=32, seed=0, threads=1, folder=folder, resume=resume)
 
