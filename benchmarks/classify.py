@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "kde": ("kde", {}, "60s"),
     "mixture, 8 a class": ("mixture", {"components": 8, "separate": "label"}, "60s"),
     "normal, tied": ("mixture", {**NORMAL, "covariance": "tied"}, "60s"),
-    "normal, full": ("mixture", {**NORMAL, "covariance": "full", "smoothing": 100.0}, "60s"),
+    "normal, full": ("mixture", {**NORMAL, "covariance": "full", "smoothing": 200.0, "prior": "round"}, "60s"),
     "factor analysers": ("mixture", {**NORMAL, "covariance": "factor", "factors": 12, "smoothing": 20.0}, "60s"),
     "autoregressive": ("autoregressive", {}, "60 cpu s"),
 }

@@ -13,8 +13,8 @@ mean square of (y - A(x)) / n (1 is best).
     interpolation   thin plates through the known pixels; Tikhonov's deblurring; bicubic
     dps             deepinv's `DPS` with its own weight of 1 and 1000 steps (only if named by --methods: it is slow, and
                     the tuning tries this weight)
-    dps-tuned       the same, form and weight of its guidance those with the highest PSNR on other pictures; a step is
-                    two forward passes and a backward one, and they make more passes than pofx does
+    dps-tuned       the same, form and weight of its guidance those with the highest PSNR on other pictures; 75
+                    steps, each two forward passes and a backward one
     pofx            `pofx.restore` as it is; pofx-coarse: its route of that name
 
 Trained priors are folders of runs/restore_peers, finished cells lines of runs/restore_peers.jsonl: neither is run
