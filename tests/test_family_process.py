@@ -30,9 +30,12 @@ def dense(law):
     return (law.B.T @ law.B + torch.diag(law.d)).double()
 
 
-def test_the_low_rank_law_is_the_normal_law_it_says():
+@pytest.mark.parametrize("rows", [4, 40])
+def test_the_low_rank_law_is_the_normal_law_it_says(rows):
     g = torch.Generator().manual_seed(0)
-    law = LowRank.of_rows(torch.randn(4, 6, generator=g), 0.2, 1e-4)
+    e = torch.randn(rows, 6, generator=g)
+    law = LowRank.of_rows(e, 0.2, 1e-4)
+    torch.testing.assert_close(dense(law), (0.8 * e.T @ e / rows + 0.2 * torch.diag(e.square().mean(0))).double())
     u, s = torch.randn(5, 6, generator=g), torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1])
     for k in range(5):
         normal = MultivariateNormal(torch.zeros(6).double(), s[k].double() ** 2 * dense(law))

@@ -4,7 +4,7 @@
     log p by Woodbury:  (B^T B + d)^-1 = d^-1 - d^-1 B^T M^-1 B d^-1,   M = I + B d^-1 B^T
     given some entries u_o:  e | u_o ~ N(M_o^-1 B_o d_o^-1 (u_o - m_o) / s, M_o^-1)
 
-Everything goes through the n rows; no D x D matrix is made. Offers `LowRank`.
+Everything goes through the n rows, or D where they are fewer; no larger matrix is made. Offers `LowRank`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class LowRank:
     def of_rows(cls, rows: Tensor, shrinkage: float, floor: float) -> LowRank:
         """The covariance of centred rows `(n, D)`, of which a share is moved to its diagonal."""
         diagonal = rows.square().mean(0).clamp_min(floor)
-        return cls(rows * math.sqrt((1 - shrinkage) / max(1, len(rows))), shrinkage * diagonal)
+        B = rows * math.sqrt((1 - shrinkage) / max(1, len(rows)))
+        if len(B) > B.shape[1]:
+            B = torch.linalg.qr(B, mode="r").R  # R^T R = B^T B
+        return cls(B, shrinkage * diagonal)
 
     def part(self, seen: Tensor) -> LowRank:
         """The law of some entries, mask `(D,)`."""
