@@ -39,6 +39,11 @@ def model() -> pofx.Model:
 
 
 class TestReading:
+    def test_sentences_are_no_categories(self):
+        captions = [f"picture number {k}" for k in range(40)]
+        with pytest.raises(ValueError, match='40 different texts in 40 rows.*kind="text"'):
+            open_data(halves(CAPTIONS * 10), given={"caption": captions})
+
     @pytest.mark.parametrize("unit", ["character", "byte", "bpe"])
     def test_a_caption_is_a_text_given_to_each_picture(self, unit):
         data = opened(CAPTIONS * 8, unit=unit)

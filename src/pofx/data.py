@@ -318,6 +318,9 @@ def given_of(name: str, values: Any) -> tuple[Tensor, Space]:
 
     One whole number or word a row is a category; bytes (N, H, W) or (N, ..., H, W, C) are pictures; the rest is real.
     Data of any kind is itself: texts, for one, are `open_data(captions, kind="text")`.
+
+    Raises:
+        ValueError: NaN or infinite numbers; texts of which most stand in one row only, for they tell no class.
     """
     if isinstance(values, Data):
         return values.x, values.space
@@ -326,6 +329,11 @@ def given_of(name: str, values: Any) -> tuple[Tensor, Space]:
         array = array[..., None]
     if array.dtype.kind in "iubOSU" and array.ndim == 1:
         words, codes = np.unique(array.astype(str) if array.dtype.kind in "OSU" else array, return_inverse=True)
+        if array.dtype.kind in "OSU" and len(words) > max(20, len(array) / 2):
+            raise ValueError(
+                f"given {name!r}: {len(words)} different texts in {len(array)} rows, each a category of its own; for "
+                f'texts that are read letter by letter pass pofx.open_data(texts, kind="text").'
+            )
         kept = tuple(w.item() for w in words)
         support = "binary" if len(words) == 2 else "category"
         variable = Variable(name, support, len(words), kept)
