@@ -1,12 +1,13 @@
 """How answers and samples are judged, with confidence intervals.
 
-Reading order: base, scores, samples, copying, features, table, utility.
+Reading order: base, scores, samples, copying, features, table, utility, retrieval.
 """
 
 from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
 from pofx.metrics.copying import Copying, copying
 from pofx.metrics.features import Features
 from pofx.metrics.privacy import closest_record, membership
+from pofx.metrics.retrieval import Retrieval, right_first
 from pofx.metrics.samples import C2ST, PRDC, c2st, frechet, frechet_gaussians, kid, mmd, prdc, sliced_wasserstein
 from pofx.metrics.scores import (
     auroc,
@@ -26,6 +27,7 @@ __all__ = [
     "Copying",
     "Features",
     "Metric",
+    "Retrieval",
     "TableScore",
     "auroc",
     "benjamini_hochberg",
@@ -48,6 +50,7 @@ __all__ = [
     "pair_trends",
     "prdc",
     "proportion",
+    "right_first",
     "rmse",
     "sliced_wasserstein",
     "utility",
