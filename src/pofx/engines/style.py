@@ -87,18 +87,28 @@ def pyramid(x: Tensor, scales: int) -> list[Tensor]:
 
 def gram(maps: Tensor) -> Tensor:
     """Second moments of the features with their means, `(C + 1, C + 1)`, of maps `(1, C, H, W)`."""
-    f = maps.flatten(2)[0]
-    f = torch.cat([torch.ones_like(f[:1]), f])
-    return f @ f.T / f.shape[1]
+    return moments(maps)[0]
+
+
+def moments(maps: Tensor) -> Tensor:
+    """The Gram matrix of each row, `(B, C + 1, C + 1)`, of maps `(B, C, H, W)`."""
+    f = maps.flatten(2)
+    f = torch.cat([torch.ones_like(f[:, :1]), f], 1)
+    return f @ f.mT / f.shape[2]
 
 
 def gram_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """Mean over scales of the squared distance of Gram matrices, relative to the wanted ones'."""
+    return gram_distances(found, wanted).mean()
+
+
+def gram_distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The same row by row, `(B,)`, of matrices `(B, C + 1, C + 1)`."""
     parts = [
-        (g - w).square().sum() / (w - _mean_of(w)).square().sum().clamp_min(1e-12)
+        (g - w).square().sum((-2, -1)) / (w - _mean_of(w)).square().sum((-2, -1)).clamp_min(1e-12)
         for g, w in zip(found, wanted, strict=False)
     ]
-    return torch.stack(parts).mean()
+    return torch.stack(parts).mean(0)
 
 
 def slices(maps: Tensor, directions: Tensor) -> Tensor:
@@ -124,7 +134,7 @@ def structure(x: Tensor, scales: int = 4) -> list[Tensor]:
     for fine, coarse in zip(levels[:-1], levels[1:], strict=True):
         band = fine - functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         bands.append(band)
-    return [*bands, levels[-1] - levels[-1].mean()]
+    return [*bands, levels[-1] - levels[-1].mean((2, 3), keepdim=True)]
 
 
 def structure_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -136,9 +146,9 @@ def structure_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Ten
 
 
 def _even(band: Tensor) -> Tensor:
-    return band / (band.square().mean() + 1e-6).sqrt()
+    return band / (band.square().mean((1, 2, 3), keepdim=True) + 1e-6).sqrt()
 
 
 def _mean_of(w: Tensor) -> Tensor:
     """The part of a Gram matrix that the means alone make."""
-    return w[:, :1] @ w[:1, :]
+    return w[..., :, :1] @ w[..., :1, :]

@@ -3,16 +3,26 @@
     x* = argmin over x of   S(x, style) + w C(x, content)
 
 S compares statistics of features (Gram matrices, or whole distributions along directions), C the bands of the grey
-picture, scale by scale (engines/style.py). It is solved from coarse to fine by L-BFGS, from the content picture on, so
-content = style gives the picture back. There is no fitted model: one picture is all that is known of the style.
+picture, scale by scale (engines/style.py). Two routes:
 
-References: Gatys 2015 (arXiv:1508.06576); Ustyuzhaninov 2017 (arXiv:1606.00021); Heitz 2020 (arXiv:2006.07229).
+    search         x* from coarse to fine by L-BFGS, from the content picture on. No model: one picture is all that is
+                   known of the style
+    feed forward   x = decode((1 - alpha) z(content, content) + alpha z(content, style)), in one pass of a fitted model
+                   that encodes pictures given a style
+
+By both, content = style gives the picture back.
+
+References: Gatys 2015 (arXiv:1508.06576); Ustyuzhaninov 2017 (arXiv:1606.00021); Heitz 2020 (arXiv:2006.07229); Huang
+2017 (arXiv:1703.06868, feed forward).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +33,7 @@ from torch.nn import functional
 
 from pofx.engines import style as engine
 from pofx.engines.style import Maps
-from pofx.model import Quality
+from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer
 
@@ -38,6 +48,8 @@ def stylise(
     content: Any,
     style: Any,
     *,
+    model: Model | None = None,
+    alpha: float = 1.0,
     weight: float = 0.05,
     statistic: str = "gram",
     features: str | Maps = "filters",
@@ -51,6 +63,8 @@ def stylise(
 
     Args:
         content, style: bytes `(H, W, 3)` or `(H, W)`, a picture of Pillow, or a path; any sizes.
+        model: that encodes pictures given `style` and decodes them (families/adain.py); the search is not asked then.
+        alpha: of the model: how far from the content, 0, to the style, 1.
         weight: w, of the content: 0 gives texture, 1 hardly changes the picture.
         statistic: "gram", or "sliced" (distributions of features along random directions).
         features: "filters" (fixed random ones, no download), "vgg19" (torchvision), or a function: pictures
@@ -68,7 +82,8 @@ def stylise(
         `gain` (how many times the Gram distance fell).
 
     Raises:
-        ValueError: no picture, one of a side below 8 pixels, or an unknown word. ImportError: no torchvision.
+        ValueError: no picture, one of a side below 8 pixels, or an unknown word. Unsupported: the model lacks encode,
+        decode or a given `style`. ImportError: no torchvision.
     """
     if statistic not in STATISTICS or start not in ("content", "noise"):
         raise ValueError(
@@ -80,16 +95,44 @@ def stylise(
     wanted = _sized(_picture(content, "content"), size)
     manner = _alike(_picture(style, "style"), wanted)
     manner = _recoloured(manner, wanted) if keep_colours else manner
-    x = rng.uniform(tuple(wanted.shape)) if start == "noise" else wanted.clone()
-    for level in _levels(wanted):
-        x = functional.interpolate(x, size=level, mode="bilinear", antialias=True)
-        goal = _scaled(wanted, level)
-        texture = _scaled(manner, _beside(manner, wanted, level))
-        x = _searched(x, _loss(goal, texture, maps, statistic, weight, rng), steps)
-    found = (x.clamp(0, 1) * 255).round() / 255
-    picture = (found[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    facts = _facts(found, wanted, manner, maps)
-    return Answer(picture, UNIT, Quality.ESTIMATE, "search", "stylise", found[0], diagnostics=facts)
+    if model is not None:
+        x = _painted(model, wanted, manner, alpha)
+    else:
+        loss = partial(_loss, maps=maps, statistic=statistic, weight=weight, rng=rng)
+        x = _refined(rng.uniform(tuple(wanted.shape)) if start == "noise" else wanted, wanted, manner, loss, steps)
+    found = _bytes(x).permute(2, 0, 1)[None].float() / 255
+    route, facts = "search" if model is None else "feed forward", _facts(found, wanted, manner, maps)
+    return Answer(_bytes(x).numpy(), UNIT, Quality.ESTIMATE, route, "stylise", found[0], diagnostics=facts)
+
+
+def _painted(model: Model, content: Tensor, style: Tensor, alpha: float) -> Tensor:
+    """By a model that encodes pictures given a style, `(1, 3, H, W)` in 0..1."""
+    lacking = {"encode", "decode"} - model.offers()
+    if lacking or set(model.given) != {"style"}:
+        raise Unsupported(
+            f"stylise: {model.name} lacks {', '.join(sorted(lacking)) or 'nothing'} and is given "
+            f"{sorted(model.given) or 'nothing'}; expected encode and decode, given 'style', as adain has."
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"stylise: alpha is {alpha}; expected 0 (the content) to 1 (the style).")
+    x, y = (_bytes(p)[None] for p in (content, style))
+    resized = _at(model, x, y)
+    z = resized.encode(x, {"style": y}).mean
+    z = z if alpha == 1 else alpha * z + (1 - alpha) * _at(model, x, x).encode(x, {"style": x}).mean
+    return resized.decode(z, {"style": y}).mean()[0].permute(2, 0, 1)[None].float() / 255
+
+
+def _at(model: Model, x: Tensor, style: Tensor) -> Model:
+    """The same weights, for pictures of other sizes."""
+    found = copy.copy(model)
+    found.space = replace(model.space, shape=tuple(x.shape[1:]))
+    found.given = {"style": replace(model.given["style"], shape=tuple(style.shape[1:]))}
+    return found
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """A picture `(1, 3, H, W)` in 0..1 as bytes `(H, W, 3)`."""
+    return (x[0].permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _loss(
@@ -116,6 +159,17 @@ def _loss(
         return style + weight * engine.structure_distance(engine.structure(x), shown) + 10 * outside
 
     return loss
+
+
+def _refined(
+    x: Tensor, content: Tensor, style: Tensor, loss: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]], steps: int
+) -> Tensor:
+    """The search at each scale, coarse to fine, from x on."""
+    for level in _levels(content):
+        x = functional.interpolate(x, size=level, mode="bilinear", antialias=True)
+        goal, texture = _scaled(content, level), _scaled(style, _beside(style, content, level))
+        x = _searched(x, loss(goal, texture), steps)
+    return x
 
 
 def _searched(x: Tensor, loss: Callable[[Tensor], Tensor], steps: int) -> Tensor:
