@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pofx
+from pofx.check import check_model
 from pofx.engines import style as engine
 from pofx.engines.style import gram, gram_distance, random_filters
 from pofx.families.adain import AdaIN
@@ -136,11 +137,17 @@ def test_any_size_and_the_same_picture_again(fitted):
 
 def test_rows_are_painted_alone_and_a_code_is_what_features_say():
     model, x, s = built(), torch.from_numpy(blobs(3)), torch.from_numpy(stripes(3))
+    awake(model.painter)
     z = model.encode(x, {"style": s}).mean
     torch.testing.assert_close(z[1:2], model.encode(x[1:2], {"style": s[1:2]}).mean)
     torch.testing.assert_close(model.encode(x).mean, model.encode(x, {"style": x}).mean, atol=1e-5, rtol=1e-5)
     both, one = (model.decode(v, {"style": s[: len(v)]}).mean() for v in (z, z[:1]))
     assert (both[:1] - one).abs().max() <= 1  # a level, by rounding
+
+
+def test_it_keeps_its_promises(fitted):
+    report = check_model(fitted, data=data())
+    assert report.ok, report.explain()
 
 
 def test_saved_and_read_again(fitted, tmp_path):
