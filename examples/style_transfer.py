@@ -90,9 +90,8 @@ def fitted(asked: argparse.Namespace) -> pofx.Model:
     styles += crops(photographs(), CROP_OF_STYLE, CROPS - len(styles), rng)
     x = np.stack(crops(photographs(), CROP, CROPS, rng))
     data = pofx.open_data(x, given={"style": pofx.open_data(np.stack(styles))}, paired=False, test=8, valid=16)
-    family = AdaIN(filters=32, width=24, weight=0.3, lr=6e-3)
     options = {"batch": 4, "threads": 1, "precision": "32-true", "progress": False}
-    model = pofx.fit(data, family, budget=asked.budget, seed=0, **options)
+    model = pofx.fit(data, AdaIN(), budget=asked.budget, seed=0, **options)
     model.save(folder)
     return model
 

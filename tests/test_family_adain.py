@@ -52,7 +52,9 @@ def awake(painter: Painter) -> Painter:
 
 @pytest.fixture(scope="module")
 def fitted() -> pofx.Model:
-    return pofx.fit(data(), AdaIN(**SMALL, weight=0.3, lr=1e-2), budget="120 steps", seed=0, threads=1, progress=False)
+    return pofx.fit(
+        data(), AdaIN(**SMALL, weight=0.3, lr=1e-2), budget="120 steps", batch=8, seed=0, threads=1, progress=False
+    )
 
 
 def fallen(model: pofx.Model, content: np.ndarray, style: np.ndarray) -> float:

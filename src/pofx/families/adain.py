@@ -57,10 +57,10 @@ class AdaIN(Model):
         paired=False,
     )
     loss_unit = "distance"
-    batch_size = 8
+    batch_size = 4
 
     def __init__(
-        self, *, weight: float = 1.0, scales: int = 4, filters: int = 64, width: int = 32, lr: float = 2e-3
+        self, *, weight: float = 0.3, scales: int = 4, filters: int = 32, width: int = 24, lr: float = 6e-3
     ) -> None:
         super().__init__()
         if weight < 0 or min(scales, filters, width) < 1:
