@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import pofx
 from pofx.check import check_model
+from pofx.cli import app
 from pofx.engines import style as engine
 from pofx.engines.style import gram, gram_distance, random_filters
 from pofx.families.adain import AdaIN
@@ -157,6 +160,17 @@ def test_saved_and_read_again(fitted, tmp_path):
     again = pofx.load(tmp_path, families=[AdaIN])
     ask = {"content": blobs(1, 6)[0], "style": stripes(1, 6)[0]}
     assert (pofx.stylise(**ask, model=again).value == pofx.stylise(**ask, model=fitted).value).all()
+
+
+def test_the_command_paints_with_a_folder(fitted, tmp_path):
+    Image.fromarray(blobs(1, 7)[0]).save(tmp_path / "a.png")
+    Image.fromarray(stripes(1, 7)[0]).save(tmp_path / "b.png")
+    fitted.save(tmp_path / "net")
+    words = ["stylise", *(str(tmp_path / n) for n in ("a.png", "b.png")), "--model", str(tmp_path / "net")]
+    found = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "c.png")])
+    assert found.exit_code == 0, found.output
+    same = pofx.stylise(blobs(1, 7)[0], stripes(1, 7)[0], model=fitted).value
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "c.png")), same)
 
 
 def test_what_it_cannot_is_told(fitted):

@@ -52,17 +52,22 @@ def stylise(
     size: Annotated[int | None, typer.Option(help="Of the longer side; default the content's own.")] = None,
     steps: Annotated[int, typer.Option(help="Of the search at each scale.")] = 60,
     keep_colours: Annotated[bool, typer.Option("--keep-colours", help="Those of the content.")] = False,
+    model: Annotated[Path | None, typer.Option(help="The folder of a fitted AdaIN, in place of the search.")] = None,
+    alpha: Annotated[float, typer.Option(help="How far such a network goes: 0 the content, 1 the style.")] = 1.0,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """What would this picture look like, made as that one is?"""
     from PIL import Image
 
+    from pofx.families.adain import AdaIN
     from pofx.tasks.stylise import stylise as ask
+    from pofx.training.folder import load
 
+    network = None if model is None else load(model, [AdaIN])
     answer = ask(
         content, style, weight=weight, statistic=statistic, features=features, size=size, steps=steps,
-        keep_colours=keep_colours, rng=seed,
+        keep_colours=keep_colours, model=network, alpha=alpha, rng=seed,
     )  # fmt: skip
     Image.fromarray(answer.value).save(out)
     gain = answer.diagnostics["gain"]
