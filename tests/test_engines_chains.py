@@ -248,3 +248,20 @@ def test_leapfrog_keeps_the_energy_to_second_order():
         refused.append(float(1 - both[0][1].mean()))
     assert refused[0] < 0.1
     assert 3 < refused[0] / refused[1] < 5.5 and 3 < refused[1] / refused[2] < 5.5
+
+
+def test_a_denoiser_whose_slope_is_no_covariance_does_not_run_away():
+    """A network is right where the data are and may be anything between: here its slope is a thousand, and turns."""
+    push = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
+    mask, one = mask_of([0], 500), torch.ones(500, dtype=torch.float64)
+
+    def wild(u, alpha, sigma):
+        return torch.tanh(u) + torch.sin(1e3 * u @ push.T)
+
+    found = guidance.posterior_denoiser(wild, mask, VALUES.expand(500, 3), noise=1e-2)(
+        2 * Rng(0).normal((500, 3), torch.float64), one, one
+    )
+    assert float(found.abs().max()) <= guidance.REACH
+    values = torch.full((500, 3), 40.0, dtype=torch.float64)  # what is seen may be far out
+    far = guidance.posterior_denoiser(lambda u, alpha, sigma: 0.9 * u, mask, values, noise=1e-2)(values, one, one)
+    assert float((far[:, 0] - 40).abs().max()) < 0.1

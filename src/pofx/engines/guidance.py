@@ -22,9 +22,11 @@ from ..randomness import Rng
 from . import inverse
 from .diffusion import Denoiser, Path, ddim, heun, nodes, prior, reverse_step
 
+REACH = 8.0  # deviations; the covariance of a network need be none, and then the correction has no end
+
 
 def posterior_denoiser(
-    denoise: Denoiser, mask: Tensor, values: Tensor, *, noise: float = 1e-3, iterations: int = 8
+    denoise: Denoiser, mask: Tensor, values: Tensor, *, noise: float = 1e-3, iterations: int = 8, data_std: float = 1.0
 ) -> Denoiser:
     """The denoiser E[u | u_t, y].
 
@@ -34,12 +36,15 @@ def posterior_denoiser(
         values: (B, *event), read where mask is True.
         noise: standard deviation of the observation.
         iterations: of the conjugate gradients; as many as observed entries make the solve exact.
+        data_std: standard deviation of the data; no mean goes further out than REACH of it, or 1.5 times what is seen.
     """
 
     def seen(u: Tensor) -> Tensor:
         return torch.where(mask, u, 0.0)
 
-    return inverse.posterior_denoiser(denoise, seen, seen(values), noise=noise, iterations=iterations)
+    far = max(REACH * data_std, 1.5 * float(seen(values).abs().max())) * torch.ones((), dtype=values.dtype)
+    within = -far.to(values.device), far.to(values.device)
+    return inverse.posterior_denoiser(denoise, seen, seen(values), noise=noise, iterations=iterations, within=within)
 
 
 def guided(
@@ -78,7 +83,7 @@ def guided(
     values = torch.where(mask, values, 0.0)  # what is not observed may be NaN
     if method == "repaint":
         return repaint(denoise, mask, values, path, rng, steps=steps, data_std=data_std)
-    posterior = posterior_denoiser(denoise, mask, values, noise=noise, iterations=iterations)
+    posterior = posterior_denoiser(denoise, mask, values, noise=noise, iterations=iterations, data_std=data_std)
     u = prior(path, tuple(values.shape), rng, data_std, values.dtype)
     u = heun(posterior, u, path, steps) if method == "heun" else ddim(posterior, u, path, steps, rng, 1.0)
     return torch.where(mask, values, u)

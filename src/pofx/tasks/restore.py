@@ -31,6 +31,7 @@ from pofx.tasks.base import Answer, given_for, route, solve
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
 STEPS, SOLVE = 48, 6  # noise levels, and conjugate gradients at each
+FAR = 20.0  # the covariance of a network need be none, and then a correction has no end
 Measure = Callable[[Tensor], Tensor]
 
 
@@ -152,10 +153,10 @@ def _in_chart(model: Model, measure: Measure) -> Measure:
 
 
 def _range(chart: Chart) -> tuple[Tensor, Tensor]:
-    """The least and the greatest u of every entry, infinite where it has no end."""
+    """The least and the greatest u of every entry; where it has no end, FAR deviations out."""
     low, high = ((end - chart.mean) / chart.scale for end in (chart.low, chart.high))
     free = chart.bounded > 0
-    ends = (torch.where(free, -torch.inf, low), torch.where(free, torch.inf, high))
+    ends = (torch.where(free, -torch.inf, low).clamp_min(-FAR), torch.where(free, torch.inf, high).clamp_max(FAR))
     low, high = (chart.turned(end[None]).reshape(chart.space.shape).float() for end in ends)
     return low, high
 
