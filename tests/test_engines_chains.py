@@ -252,7 +252,7 @@ def test_leapfrog_keeps_the_energy_to_second_order():
 
 def test_a_denoiser_whose_slope_is_no_covariance_does_not_run_away():
     """A network is right where the data are and may be anything between: here its slope is a thousand, and turns."""
-    push = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
+    push = torch.tensor([[0.0, 1.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
     mask, one = mask_of([0], 500), torch.ones(500, dtype=torch.float64)
 
     def wild(u, alpha, sigma):

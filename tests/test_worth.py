@@ -1,12 +1,14 @@
 """Worth: the law answers its own questions best, columns by themselves answer none, and every question is asked."""
 
+import json
 import math
 
 import pytest
 import torch
 
+import pofx.check.worth
 from pofx.check.worlds import WORLDS, world
-from pofx.check.worth import QUESTIONS, Worth, _worth, bounds
+from pofx.check.worth import QUESTIONS, Worth, _worth, bounds, measured, worth
 from pofx.data import Data
 from pofx.families.mixture import Mixture
 from pofx.randomness import Rng
@@ -67,3 +69,27 @@ def test_a_cell_says_what_it_found():
     assert str(cell) == "-4 nats in the world of vectors (no model -5, the law -3)"
     none = Worth("f", "density", "", words="it has no density")
     assert not none.counts and str(none) == "it has no density"
+
+
+def test_measuring_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    asked = []
+
+    def cells(name, budget):
+        asked.append(name)
+        yield Worth(name, "density", "vectors", -4.0, -5.0, -3.0, "nats")
+        yield Worth(name, "sample", "", words="it cannot draw")
+
+    monkeypatch.setattr(pofx.check.worth, "worth", cells)
+    path, lines = tmp_path / "worth.json", []
+    first = measured(["kde"], "1 steps", path, lines.append)
+    both = measured(["kde", "flow"], "1 steps", path, lines.append)
+    assert asked == ["kde", "flow"] and len(lines) == 4
+    assert first == both[:2] == json.loads(path.read_text())[:2]
+    assert [c["counts"] for c in first] == [True, False] and first[1]["score"] is None
+
+
+@pytest.mark.slow
+def test_a_family_of_ones_own_is_asked_everything():
+    found = {c.task: c for c in worth(Mixture, "5 cpu s")}
+    assert set(found) == set(TASKS)
+    assert sum(c.counts for c in found.values()) >= 16, [str(c) for c in found.values() if not c.counts]

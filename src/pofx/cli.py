@@ -167,13 +167,27 @@ def families(add: Own = None, json_: Json = False) -> None:
 
 
 @app.command()
-def coverage(add: Own = None, json_: Json = False) -> None:
-    """Families x questions: the route of every cell, or why it is empty."""
+def coverage(
+    add: Own = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Put every question to every family, or to those of --add.")
+    ] = False,
+    budget: Budget = "12 cpu s",
+    out: Out = None,
+    json_: Json = False,
+) -> None:
+    """Families x questions: the route of every cell, what it is worth, or why it is empty."""
     from dataclasses import asdict
 
     from pofx.reporting.coverage import coverage as cells
     from pofx.reporting.leaderboard import coverage_table
 
+    if measure:
+        from pofx.check.worth import measured
+
+        found = measured(add or (), budget, out, lambda line: print(line, file=sys.stderr))
+        io.tell(json_, {"cells": found}, f"{sum(c['counts'] for c in found)} of {len(found)} cells count.")
+        return
     io.tell(json_, {"cells": [asdict(c) for c in cells(add or ())]}, coverage_table(add or ()))
 
 

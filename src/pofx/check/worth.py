@@ -10,14 +10,17 @@ world, on 2000 rows, with what it is given there where it takes a given. A cell 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pofx.check import scores
 from pofx.check.worlds import World, world
-from pofx.families import family
+from pofx.families import FAMILIES, family
+from pofx.files import write_atomic
 from pofx.model import Model, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks import TASKS
@@ -186,3 +189,31 @@ def bounds(question: Question) -> tuple[float, float]:
         nothing = question.score(w.nothing, w) if question.nothing is None else question.nothing(w)
         _BOUNDS[key] = nothing, question.score(w.law, w) if question.best is None else question.best(w)
     return _BOUNDS[key]
+
+
+def measured(
+    names: Sequence[str], budget: str, path: Path | None = None, report: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """The worth of every cell of some families, or of all.
+
+    Args:
+        names: of the families, or path.py:Class; none: all of the library.
+        budget: of each fit.
+        path: a JSON file that grows by one family at a time; families that stand in it are not asked again.
+        report: takes a line for each cell.
+    """
+    cells: list[dict[str, Any]] = json.loads(path.read_text()) if path is not None and path.exists() else []
+    for name in names or FAMILIES:
+        if any(c["family"] == name for c in cells):
+            continue
+        for cell in worth(name, budget):
+            report(f"{cell.family}, {cell.task}: {'counts' if cell.counts else 'does not count'}; {cell}")
+            cells.append(_plain(cell))
+        if path is not None:
+            write_atomic(path, (json.dumps(cells, indent=0) + "\n").encode())
+    return cells
+
+
+def _plain(cell: Worth) -> dict[str, Any]:
+    numbers = {k: None if math.isnan(v) else round(v, 4) for k, v in asdict(cell).items() if isinstance(v, float)}
+    return {**asdict(cell), **numbers, "counts": cell.counts}

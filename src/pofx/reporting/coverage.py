@@ -1,14 +1,18 @@
 """Coverage: which family answers which question, by which route; Murphy's table and the taxonomy tree. From the code.
 
-A cell is the first route whose hooks a small built model offers; an empty cell says which hooks its routes lack.
+A cell is the first route whose hooks a small built model offers; an empty cell says which hooks its routes lack. What
+an answer is worth is measured where the law is known (`pofx coverage --measure`); worth.json holds it for our families.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import resources
+from typing import Any
 
 from pofx.families import FAMILIES, family
 from pofx.kinds.base import Space, Variable, real
@@ -59,6 +63,13 @@ def coverage(names: Sequence[str] = ()) -> list[Cell]:
         for kind, offers in _offers(name).items()
         for task in TASKS
     ]
+
+
+@lru_cache(maxsize=1)
+def worths() -> dict[tuple[str, str], dict[str, Any]]:
+    """(family, task) -> what its answer was worth when it was measured."""
+    cells = json.loads(resources.files("pofx.reporting").joinpath("worth.json").read_text())
+    return {(c["family"], c["task"]): c for c in cells}
 
 
 def tree(names: Sequence[str] = ()) -> dict[tuple[str, ...], list[str]]:

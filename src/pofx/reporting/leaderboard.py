@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pofx.reporting.coverage import COLUMNS as CARD_COLUMNS
-from pofx.reporting.coverage import EXAMPLES, Cell, cards, coverage, question_of
+from pofx.reporting.coverage import EXAMPLES, Cell, cards, coverage, question_of, worths
 from pofx.reporting.numbers import Row, blocks, columns_of, shown
 from pofx.reporting.taxonomy import placed
 from pofx.tasks import TASKS
@@ -150,8 +150,11 @@ def families_table(add: Sequence[str] = ()) -> str:
 
 
 def coverage_table(add: Sequence[str] = ()) -> str:
-    """Families x questions with the route of each cell, a block for each kind of data; and why a cell is empty."""
-    cells = coverage(add)
+    """Families x questions with the route of each cell, a block for each kind of data; and why a cell is empty.
+
+    A route stands in brackets where its answer was not found to be worth more than no model's.
+    """
+    cells, known = coverage(add), worths()
     parts = []
     for kind in EXAMPLES:
         block = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -160,22 +163,53 @@ def coverage_table(add: Sequence[str] = ()) -> str:
             block.add_column(task, min_width=16)
         here = [c for c in cells if c.kind == kind]
         for name in dict.fromkeys(c.family for c in here):
-            routes = {c.task: c.route or "–" for c in here if c.family == name}
+            routes = {c.task: _route(c, known) for c in here if c.family == name}
             block.add_row(_short(name), *(routes[t] for t in TASKS))
         parts.append(_text(block))
     parts.append("\n".join(f"{task}: {question_of(task)}" for task in TASKS))
-    return "\n\n".join(parts) + "\n\n" + _gaps(cells)
+    return "\n\n".join([*parts, _counted(known, cells), _gaps(cells)])
+
+
+def _route(cell: Cell, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+    if cell.route is None:
+        return "–"
+    worth = known.get((cell.family, cell.task))
+    return cell.route if worth is None or worth["counts"] else f"({cell.route})"
+
+
+def _counted(known: Mapping[tuple[str, str], Mapping[str, Any]], cells: Sequence[Cell]) -> str:
+    """How many answers count, and those that were given and do not."""
+    counts = sum(w["counts"] for w in known.values())
+    share = f"{counts} of {len(known)} answers ({counts / len(known):.0%})"
+    head = f"{share} are worth at least half of what the law's own are, where no model is worth nothing."
+    given = {(c.family, c.task) for c in cells if c.route is not None}
+    lines = [
+        _text(Text(f"  {f}, {t}: {_why(w)}")) for (f, t), w in known.items() if not w["counts"] and (f, t) in given
+    ]
+    return "\n".join([head, "Those in brackets:", *lines])
+
+
+def _why(worth: Mapping[str, Any]) -> str:
+    if worth["score"] is None:
+        return str(worth["words"]).removeprefix(f"{worth['family']}: ").removeprefix(f"{worth['family']} ")
+    return f"{worth['score']:.3g} {worth['words']} (no model {worth['nothing']:.3g}, the law {worth['law']:.3g})"
 
 
 def _gaps(cells: Sequence[Cell]) -> str:
-    """Every empty cell with its reason; kinds that share a reason share a line."""
+    """Every empty cell with its reason; kinds and questions that share one share a line."""
     kinds: dict[tuple[str, str, str], list[str]] = {}
     for cell in cells:
         if cell.route is None:
             kinds.setdefault((cell.family, cell.task, cell.words), []).append(cell.kind)
     if not kinds:
         return "No empty cell: every family answers every question."
-    lines = [Text(f"  {f}, {t} ({', '.join(k)}): {words}") for (f, t, words), k in kinds.items()]
+    tasks: dict[tuple[str, str, str], list[str]] = {}
+    for (family, task, words), where in kinds.items():
+        tasks.setdefault((family, ", ".join(where), words), []).append(task)
+    lines = [
+        Text(f"  {f}, {'all questions' if len(t) == len(TASKS) else ', '.join(t)} ({k}): {words}")
+        for (f, k, words), t in tasks.items()
+    ]
     return "Why a cell is empty:\n" + "\n".join(_text(line) for line in lines)
 
 
