@@ -141,7 +141,9 @@ class Retrieval:
 
 
 def right_first(scores: ArrayLike, own: ArrayLike | int = 0, level: float = 0.95) -> Metric:
-    """Share of rows whose own candidate has the largest of K scores; Wilson's interval. Unbiased in N; chance is 1 / K.
+    """Share of rows whose own candidate has the largest of K scores; Wilson's interval. Chance is 1 / K.
+
+    Bias in N: none. More candidates make it harder: compare only at the same K.
 
     Args:
         scores: (N, K), higher is nearer; a tie with the own one counts as a miss.
