@@ -8,7 +8,7 @@ from torch import nn
 
 import pofx
 from pofx.data import Batch
-from pofx.engines.adversarial import critic_loss, generator_loss, penalty, slopes
+from pofx.engines.adversarial import critic_loss, generator_loss, map_distance, penalty, slopes
 from pofx.families.gan import GAN
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Unsupported
@@ -364,7 +364,7 @@ class TestTranslator:
     def model(**settings) -> GAN:
         space = Space((2, 18, 18), (Variable("u"),), "grid", "chart", "float32")
         given = Space((9, 9, 1), (Variable("low"),), "grid")
-        return GAN(width=4, body="residual", **settings).build(space, {"low": given})
+        return GAN(**{"width": 4, "body": "residual", **settings}).build(space, {"low": given})
 
     def test_the_critic_sees_the_given_picture(self):
         model, low = self.model(), torch.randn(4, 9, 9, 1)
@@ -392,3 +392,34 @@ class TestTranslator:
             losses.append(float(loss))
         assert losses[-1] < 0.75 * losses[0]
         assert player.name == "generator"
+
+    @pytest.mark.parametrize("body", ["dcgan", "residual"])
+    def test_the_perceptual_term_vanishes_at_the_row_alone(self, body):
+        """Its value and its slope are 0 where the draw is the row; elsewhere the draw is pulled towards the row."""
+        model = self.model(body=body, perceptual=1.0)
+        x, low = torch.randn(8, 2, 18, 18), torch.randn(8, 9, 9, 1)
+        batch = Batch(x, {"low": low})
+
+        def near(step):
+            y = (x + step * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
+            seen = torch.cat([model._seen(v, batch, {}, Rng(0)) for v in (x, y)])
+            gap = map_distance(model.critic.maps(seen))
+            return gap.detach(), -(torch.autograd.grad(gap, y)[0] * (y - x)).sum().detach()
+
+        gaps, slopes = zip(*(near(step) for step in (0.0, 0.1, 0.5)), strict=True)
+        assert gaps[0] == 0 and slopes[0] == 0
+        assert 0 < gaps[1] < gaps[2] and slopes[1] < 0 and slopes[2] < 0
+
+    def test_perceptual_is_added_to_the_game(self):
+        """The generator's loss is that of the game and the weight times the distance of the critic's maps."""
+        x, low = torch.randn(8, 2, 18, 18), torch.randn(8, 9, 9, 1)
+        batch = Batch(x, {"low": low})
+        losses, models = [], []
+        for weight in (0.0, 1.0, 3.0):
+            torch.manual_seed(0)
+            models.append(self.model(perceptual=weight))
+            losses.append(models[-1].players()[1].loss(batch, Rng(0)))
+        assert losses[1] > losses[0] + 0.01
+        assert torch.allclose(losses[2] - losses[0], 3 * (losses[1] - losses[0]), rtol=1e-4)
+        with pytest.raises(ValueError, match="perceptual"):
+            GAN(body="mlp", perceptual=1.0).build(Space((3,), (Variable("u"),) * 3))

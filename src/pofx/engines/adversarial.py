@@ -10,6 +10,8 @@
     r1, r1+r2        gamma / 2 (E |grad D(real)|^2 + E |grad D(fake)|^2)     the second term for r1+r2 alone
     gradient         gamma E (|grad D(v)| - 1)^2,  v between a real and a fake row
 
+    map distance     mean over the layers f of D of  E|f(x) - f(y)| / E|f(x)|
+
 References: Goodfellow 2014 (arXiv:1406.2661); relativistic pairing (Jolicoeur-Martineau 2018, arXiv:1807.00734) with R1
 and R2 (Huang 2024, arXiv:2501.05441); hinge (Lim 2017, arXiv:1705.02894); Wasserstein (Gulrajani 2017,
 arXiv:1704.00028); least squares (Mao 2016, arXiv:1611.04076); R1 (Mescheder 2018, arXiv:1801.04406).
@@ -17,7 +19,7 @@ arXiv:1704.00028); least squares (Mao 2016, arXiv:1611.04076); R1 (Mescheder 201
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +51,16 @@ def generator_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
     if kind == "least-squares":
         return (fake - 1).square().mean()
     return F.softplus(-fake).mean() if kind == "non-saturating" else -fake.mean()
+
+
+def map_distance(maps: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of E|f(x) - f(y)| / E|f(x)|, of maps (2 B, ...) that x and y make in this order; f(x) stays."""
+    parts = []
+    for both in maps:
+        real, fake = both.chunk(2)
+        real = real.detach()
+        parts.append((fake - real).abs().mean() / real.abs().mean().clamp_min(1e-6))
+    return torch.stack(parts).mean()
 
 
 def penalty(kind: str, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ penalised would not see the small ones otherwise. The penalties are computed on 
 References: R3GAN (Huang 2024, arXiv:2501.05441); relativistic pairing (Jolicoeur-Martineau 2018, arXiv:1807.00734);
 R1 (Mescheder 2018, arXiv:1801.04406); WGAN-GP (Gulrajani 2017, arXiv:1704.00028); spectral norm and projection (Miyato
 2018, arXiv:1802.05957, 1802.05637); packs (Lin 2017, arXiv:1712.04086); augmentation (Zhao 2020, arXiv:2006.10738);
-masked fakes (Li 2019, arXiv:1902.09599); DCGAN (Radford 2015, arXiv:1511.06434).
+masked fakes (Li 2019, arXiv:1902.09599); DCGAN (Radford 2015, arXiv:1511.06434); a critic's features as a measure of
+likeness (Larsen 2015, arXiv:1512.09300; Wang 2017, arXiv:1711.11585).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pofx.engines.adversarial import LOSSES, PENALTIES, critic_loss, generator_loss, penalty
+from pofx.engines.adversarial import LOSSES, PENALTIES, critic_loss, generator_loss, map_distance, penalty
 from pofx.engines.inversion import Inverted, invert, starts
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Predictive, Quality, Rng
 from pofx.nn.augment import MOVES, OF_PICTURES, augmented
@@ -70,6 +71,8 @@ class GAN(Model):
         projection: the critic meets the given by a projection of its features; False (plain layers): beside x.
         fidelity: weight of E|x - G(z, given)| beside the game, in standard deviations of an entry, for givens that
             say nearly all of x (pix2pix has 100 with pictures in [-1, 1]).
+        perceptual: weight of E|f(x) - f(G(z, given))| / E|f(x)| over the layers f of a convolutional critic: a draw
+            should have the features of its row rather than its numbers.
         encoder: fit a network beside which gives z of x in one pass, by regression on draws.
         cells: the generator sees the signs of z beside z, so that its draws may fall into separate clusters; None: for
             vectors of at most 4 entries.
@@ -113,6 +116,7 @@ class GAN(Model):
         augment: str | Sequence[str] = (),
         projection: bool = True,
         fidelity: float = 0.0,
+        perceptual: float = 0.0,
         encoder: bool = False,
         cells: bool | None = None,
         waves: int | None = None,
@@ -131,7 +135,7 @@ class GAN(Model):
         self.loss, self.penalty, self.gamma, self.settle, self.spectral = loss, penalty, gamma, settle, spectral
         self.critic_steps, self.body, self.pack, self.augment = critic_steps, body, pack, _moves(augment)
         self.projection, self.fidelity, self.encoder = projection, fidelity, encoder
-        self.cells, self.waves = cells, waves
+        self.perceptual, self.cells, self.waves = perceptual, cells, waves
         self.latent, self.width, self.depth = latent, width, depth
         self.lr, self.betas = lr, (betas[0], betas[1])
 
@@ -144,6 +148,8 @@ class GAN(Model):
             raise ValueError(f"gan: augment={self.augment} wants pictures, got x of shape {shape}; vectors: 'jitter'.")
         self.net = self.body or ("residual" if grid and size > LARGEST_MLP else "mlp")
         self.picture = self.net != "mlp"
+        if self.perceptual and not self.picture:
+            raise ValueError("gan: perceptual wants layers that see pictures; say body='dcgan' or 'residual'.")
         self.z_size = self.latent or (64 if size > LARGEST_MLP else max(8, min(32, size)))
         self._settings(grid)
         c = 64 if self.given else 0
@@ -245,11 +251,16 @@ class GAN(Model):
         if self.fidelity:
             gap = (x - fake).abs() if batch.observed is None else (x - fake).abs() * batch.observed
             near = self.fidelity * gap.mean()
-        fake, c = self._seen(fake, batch, keep, rng), self._packed_given(batch, keep)
-        if self.loss != "relativistic":
-            return generator_loss(self.loss, None, self._judge(fake, c)) + near
-        real = self._seen(x, batch, keep, rng)
-        return generator_loss(self.loss, *self._judge(torch.cat([real, fake]), _twice(c)).chunk(2)) + near
+        seen, c = self._seen(fake, batch, keep, rng), self._packed_given(batch, keep)
+        if self.loss != "relativistic" and not self.perceptual:
+            return generator_loss(self.loss, None, self._judge(seen, c)) + near
+        seen, c = torch.cat([self._seen(x, batch, keep, rng), seen]), _twice(c)
+        if not self.perceptual:
+            return generator_loss(self.loss, *self._judge(seen, c).chunk(2)) + near
+        maps = self.critic.maps(seen)  # type: ignore[operator]
+        near = near + self.perceptual * map_distance(maps)
+        scores = self.critic.score(maps, c).flatten()  # type: ignore[operator]
+        return generator_loss(self.loss, *scores.chunk(2)) + near
 
     def _encoder_loss(self, batch: Batch, rng: Rng) -> Tensor:
         """-log q(z | G(z)), nats an entry of z."""

@@ -93,10 +93,18 @@ class _Trunk(nn.Module):
         self.features = widths[-1] * sizes[-1][0] * sizes[-1][1]
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
-        h = self.inlet(x)
+        return self.features_of(self.maps(x, c))
+
+    def maps(self, x: Tensor, c: Tensor | None) -> list[Tensor]:
+        """What comes out at each size, finest first."""
+        found = [self.inlet(x)]
         for i, level in enumerate(self.levels):
-            h = level(self.down[i - 1](h) if i else h, c)
-        return F.silu(self.norm(h)).flatten(1)
+            found.append(level(self.down[i - 1](found[-1]) if i else found[-1], c))
+        return found[1:]
+
+    def features_of(self, maps: list[Tensor]) -> Tensor:
+        """The last of them, (B, features)."""
+        return F.silu(self.norm(maps[-1])).flatten(1)
 
 
 def _widths(width: int, levels: int) -> list[int]:
@@ -188,7 +196,15 @@ class ConvCritic(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> scores (B,)."""
-        f = self.trunk(x, None)
+        return self.score(self.maps(x), c)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What the critic sees of x (B, C, H, W) at each size, finest first."""
+        return self.trunk.maps(x, None)
+
+    def score(self, maps: list[Tensor], c: Tensor | None = None) -> Tensor:
+        """The scores (B,) of what it saw."""
+        f = self.trunk.features_of(maps)
         score = self.outlet(f)[:, 0]
         if c is None:
             return score

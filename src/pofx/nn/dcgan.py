@@ -82,8 +82,18 @@ class DCCritic(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> scores (B,)."""
+        return self.score(self.maps(x), c)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What each layer sees of x (B, C, H, W), finest first."""
+        found = []
         for layer in self.down:
             if self.halve:
                 x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
             x = F.leaky_relu(layer(x), 0.2)
-        return self.head(x.flatten(1), c)
+            found.append(x)
+        return found
+
+    def score(self, maps: list[Tensor], c: Tensor | None = None) -> Tensor:
+        """The scores (B,) of what the layers saw."""
+        return self.head(maps[-1].flatten(1), c)
