@@ -1,8 +1,10 @@
 """How answers and samples are judged, with confidence intervals.
 
-Reading order: base, scores, samples, copying, features, table, utility, retrieval.
+Reading order: base, scores, samples, copying, features, table, utility, retrieval; of one kind each: series, text,
+audio, video, shapes.
 """
 
+from pofx.metrics.audio import log_spectral_distance, loudness_features, mel_cepstral_distance, signal_to_noise
 from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
 from pofx.metrics.copying import Copying, copying
 from pofx.metrics.features import Features
@@ -43,6 +45,9 @@ __all__ = [
     "frechet_gaussians",
     "interval_coverage",
     "kid",
+    "log_spectral_distance",
+    "loudness_features",
+    "mel_cepstral_distance",
     "membership",
     "mean_metric",
     "mmd",
@@ -52,6 +57,7 @@ __all__ = [
     "proportion",
     "right_first",
     "rmse",
+    "signal_to_noise",
     "sliced_wasserstein",
     "utility",
     "valid_values",
