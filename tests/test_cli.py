@@ -76,7 +76,7 @@ def test_samples_as_files(table, capsys):
         assert (table / name).stat().st_size > 100
     code, _, err = run(capsys, "sample", table / "run", "--out", table / "draws.xyz")
     assert code == 2
-    assert ".csv, .parquet, .npy or .png" in err
+    assert ".csv, .parquet, .npy, .png" in err
 
 
 @pytest.mark.parametrize(

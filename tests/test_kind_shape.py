@@ -183,7 +183,7 @@ def test_shapes_without_a_cell_are_left_out_and_one_voxel_is_a_shape(tmp_path):
     assert SHAPE.mesh(raw.x[1], raw.space).volume > 0
     with pytest.raises(ValueError, match="no surface"):
         SHAPE.mesh(raw.x[1] * 0, raw.space)
-    with pytest.raises(ValueError, match="written as"):
+    with pytest.raises(ValueError, match="ends in .obj"):
         SHAPE.write(raw.x[:1], tmp_path / "a.txt", raw.space)
     with pytest.raises(ValueError, match="expected"):
         SHAPE.encode(x[:, :5], raw.space)

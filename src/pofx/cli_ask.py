@@ -23,11 +23,12 @@ def sample(
     add: Own = None,
     json_: Json = False,
 ) -> None:
-    """Draw new x; --out takes .csv, .parquet, .npy or .png."""
+    """Draw new x; --out takes the kind's own files (.csv, .txt, .wav, .mid, .gif, .obj), .npy, or .png, a drawing."""
     from pofx.tasks.sample import sample as ask
     from pofx.tasks.stream import CHUNK, WRITERS, sample_to
 
     model = io.load(run, add)
+    io.fits(out, model.space)
     if out is not None and n > CHUNK and out.suffix.lower() in WRITERS:
         sample_to(model, n, out, io.values(given), rng=seed)
         io.tell(json_, {"rows": n, "file": str(out)}, f"wrote {n} draws to {out}")
@@ -135,10 +136,10 @@ def impute(
     for k, table in enumerate(answer.value):
         target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
         if target is not None:
-            io.write(table, target, model)
+            io.write(table, target, model.space)
             written.append(str(target))
     if mean is not None:
-        io.write(answer.diagnostics["mean"], mean, model)
+        io.write(answer.diagnostics["mean"], mean, model.space)
         written.append(str(mean))
     if picture is not None:
         from pofx.reporting.gaps import filled_figure
@@ -189,7 +190,7 @@ def decompress(
 
     model = io.load(run, add)
     rows = ask(model, file, io.values(given))
-    io.write(rows, out, model)
+    io.write(rows, out, model.space)
     io.tell(json_, {"file": str(out), "rows": len(rows)}, f"{len(rows)} rows: {out}")
 
 
@@ -308,9 +309,9 @@ def augment(
 @questions.command()
 def forecast(
     run: Run,
-    past: Annotated[str, typer.Argument(help="The file of a series; for text, words or a file to go on from.")],
+    past: Annotated[str, typer.Argument(help="A file (series, clip, sound, score, text), or words to go on from.")],
     ahead: Annotated[int | None, typer.Option(help="Steps or symbols.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Futures; default 200 of a series, 1 of a text.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Futures; default 200 of a series, 1 of others.")] = None,
     quantiles: Annotated[str, typer.Option(help="Levels, for series.")] = "0.1,0.5,0.9",
     calibration: Annotated[
         str | None, typer.Option(help="A later stretch of the series, unseen in training: it sets the quantiles.")
@@ -322,19 +323,20 @@ def forecast(
     route: Route = None,
     json_: Json = False,
 ) -> None:
-    """What comes next? Quantiles of series, continuations of texts."""
+    """What comes next? Quantiles of series, continuations of texts, clips, sounds and music."""
     from pofx.tasks.forecast import forecast as ask
 
     model = io.load(run, add)
+    io.fits(out, model.space)
     levels = [float(q) for q in quantiles.split(",") if q.strip()]
     known = None if calibration is None else io.windows(model, calibration)
     answer = ask(
         model, io.past(model, past), ahead, io.values(given), draws=draws, quantiles=levels, calibration=known,
         rng=seed, route=route,
     )  # fmt: skip
-    value = answer.value if model.space.kind == "text" else io.forecasts(answer)
+    value, space = io.forecasts(model, answer)
     if out is not None:
-        io.write(value.rename_axis("time").reset_index() if hasattr(value, "columns") else value, out, model)
+        io.write(value, out, space)
     words = {"quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
     text = "\n\n".join(map(str, value)) if isinstance(value, list) else str(value)
     io.tell(json_, words | {"value": io.plain(value)}, f"wrote {out}" if out else text)

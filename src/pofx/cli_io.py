@@ -167,7 +167,7 @@ def enlarged(answer: Any, out: Path, model: Any) -> None:
     import numpy as np
 
     if not hasattr(answer.value, "given"):
-        write(answer.value, out, model)
+        write(answer.value, out, model.space)
         return
     if out.suffix.lower() != ".npz":
         raise ValueError(f"--out {out}: expected a name that ends in .npz, for x, y and drawn.")
@@ -187,35 +187,62 @@ def classes(out: Path | None, value: Any, sure: Any, belongs: Any = None) -> Non
 
 def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
     """Write drawn rows, or show them."""
-    if out is not None:
-        write(answer.value, out, model)
+    files = [] if out is None else [str(p) for p in write(answer.value, out, model.space)]
     shape = list(answer.raw.shape)
     words = {"shape": shape, "quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}
+    if len(files) > 1:
+        words["files"] = files
     if out is None and answer.raw.numel() <= 100_000:
         words["x"] = plain(answer.value)
-    tell(json_, words, f"wrote {shape[0]} draws to {out}" if out else str(answer.value))
+    text = f"wrote {shape[0]} draws to {', '.join(files[:2])}{' ...' if len(files) > 2 else ''}"
+    tell(json_, words, text if out else str(answer.value))
 
 
-def write(value: Any, out: Path, model: Any) -> None:
-    """Write rows as what the file's name asks for."""
+def fits(out: Path | None, space: Any) -> None:
+    """Raise ValueError where rows of a Space are not written as such a file: before they are made."""
+    from pofx.kinds import KINDS
+
+    kind = KINDS[space.kind]
+    numbers = (".csv",) if kind.layout == "grid" else ()  # without names, a row in each line
+    endings = dict.fromkeys((*kind.endings, *numbers, ".npy", ".png"))
+    if out is None or out.suffix.lower() in endings or not (out.suffix or kind.together):
+        return
+    folder = "" if kind.together else ", or a name without an ending: a folder"
+    raise ValueError(f"--out {out}: rows of the kind {kind.name!r} are written as {', '.join(endings)}{folder}.")
+
+
+def write(value: Any, out: Path, space: Any) -> list[Path]:
+    """Write rows as what the file's name asks for: the kind's own files, an array, or a drawing; gives their paths."""
     import numpy as np
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    suffix = out.suffix.lower()
+    from pofx.kinds import KINDS
+
+    suffix, kind = out.suffix.lower(), KINDS[space.kind]
     if suffix in (".csv", ".parquet") and hasattr(value, "to_csv"):
+        out.parent.mkdir(parents=True, exist_ok=True)
         value.to_csv(out, index=False) if suffix == ".csv" else value.to_parquet(out)
-    elif suffix == ".npy":
-        np.save(out, np.asarray(value))
-    elif suffix == ".csv":
-        np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
-    elif suffix == ".txt" and model.space.kind == "text":
-        texts = [value] if isinstance(value, (str, bytes)) else value
-        written = [t if isinstance(t, bytes) else t.encode("utf-8", "replace") for t in texts]
-        out.write_bytes(b"".join(t + b"\n" for t in written))
-    elif suffix == ".png":
-        picture(value, out, model)
+        return [out]
+    fits(out, space)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npy":
+        np.save(out, _array(value, out))
+    elif suffix == ".png" and not (kind.name == "image" and len(value) == 1):
+        picture(value, out, space)
+    elif suffix in kind.endings or not suffix:
+        return kind.write(value, out, space)
     else:
-        raise ValueError(f"--out {out}: expected a name that ends in .csv, .parquet, .npy or .png (.txt for texts).")
+        np.savetxt(out, np.asarray(value).reshape(len(value), -1), delimiter=",")
+    return [out]
+
+
+def _array(value: Any, out: Path) -> Any:
+    """Rows as one array; rows of several lengths are none."""
+    import numpy as np
+
+    shapes = {np.shape(v) for v in value} if isinstance(value, list) else set()
+    if len(shapes) > 1:
+        raise ValueError(f"--out {out}: the rows have {len(shapes)} lengths, which one array cannot hold.")
+    return np.asarray(value)
 
 
 def past(model: Any, data: str) -> Any:
@@ -251,7 +278,22 @@ def windows(model: Any, source: str) -> Any:
     return replace(data, split={"train": none, "valid": torch.arange(len(data)), "test": none})
 
 
-def forecasts(answer: Any) -> Any:
+def forecasts(model: Any, answer: Any) -> tuple[Any, Any]:
+    """What is written of a forecast, and its Space: quantiles side by side of series, texts, else what was drawn."""
+    from pofx.kinds import KINDS
+
+    kind, space = KINDS[model.space.kind], model.space
+    if kind.name == "series":
+        return quantiles(answer), space
+    if kind.name == "video":  # as many frames as were foretold, one clip a draw
+        space = space.replace(shape=(answer.raw.shape[2], *space.shape[1:]))
+        return kind.restore(answer.raw.flatten(0, 1), space), space
+    if kind.name == "text":
+        return answer.value, space
+    return [row for draw in answer.value for row in draw], space
+
+
+def quantiles(answer: Any) -> Any:
     """The quantiles of a forecast side by side, one table for each series."""
     import pandas as pd
 
@@ -259,10 +301,11 @@ def forecasts(answer: Any) -> Any:
     for q, value in zip(levels, answer.value, strict=True):
         single = value if hasattr(value, "columns") else pd.DataFrame(value.reshape(-1, value.shape[-1]))
         parts.append(single.add_suffix(f" q{q:g}"))
-    return pd.concat(parts, axis=1)
+    table = pd.concat(parts, axis=1)
+    return table.rename_axis("time").reset_index()
 
 
-def picture(value: Any, out: Path, model: Any) -> None:
+def picture(value: Any, out: Path, space: Any) -> None:
     """Draw rows into a PNG file."""
     from matplotlib.figure import Figure
 
@@ -270,8 +313,8 @@ def picture(value: Any, out: Path, model: Any) -> None:
 
     figure = Figure(figsize=(6, 6), dpi=120)
     axes = figure.add_subplot()
-    kind = KINDS[model.space.kind]
-    kind.draw(axes, kind.encode(value, model.space)[0], model.space)
+    kind = KINDS[space.kind]
+    kind.draw(axes, kind.encode(value, space)[0], space)
     figure.savefig(out, bbox_inches="tight")
 
 

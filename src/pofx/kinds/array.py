@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.kinds.base import Kind, Raw, Space, Variable
+from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
 
 class Array(Kind):
     """Vectors: one row is one x."""
 
     name = "array"
+    endings = (".npy", ".csv")
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
@@ -80,6 +81,12 @@ class Array(Kind):
 
     def blank(self, rows: Any, observed: Tensor, space: Space) -> np.ndarray:
         return np.where(observed.cpu().numpy(), rows, np.nan)
+
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Rows as one npy or CSV file (without names, a line each)."""
+        (out,), x = numbered(path, 1, self.endings), _matrix(rows).numpy()
+        np.save(out, x) if out.suffix.lower() == ".npy" else np.savetxt(out, x, delimiter=",")
+        return [out]
 
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         values = self.restore(x, space)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pofx.kinds._sounds import LONGEST, Sound, alike, is_sound, read_sounds, write_sound
 from pofx.kinds._spectra import Mel, companded, expanded
-from pofx.kinds.base import Kind, Raw, Space, Variable, category
+from pofx.kinds.base import Kind, Raw, Space, Variable, category, numbered
 
 VIEWS = ("wave", "mu-law", "mel")
 Rows = list[np.ndarray]
@@ -35,6 +35,8 @@ class Audio(Kind):
 
     name = "audio"
     layout = "sequence"
+    endings = (".wav", ".flac")
+    together = False
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
@@ -177,13 +179,9 @@ class Audio(Kind):
             axes.plot(time, wave / top / 2 - k, lw=0.4)
 
     def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
-        """Sounds as files: one at a path that ends in .wav or .flac, several into a folder. Gives their paths."""
-        path, many = Path(path), _known(rows, space)
-        single = path.suffix.lower() in (".wav", ".flac")
-        if single and len(many) > 1:
-            raise ValueError(f"{path}: got {len(many)} sounds; say a folder for several.")
-        found = [path] if single else [path / f"{k:04d}.wav" for k in range(len(many))]
-        found[0].parent.mkdir(parents=True, exist_ok=True)
+        """Sounds as WAV or FLAC: one to `path`, several to path-0, path-1, ..., or into a folder. Gives their paths."""
+        many = _known(rows, space)
+        found = numbered(path, len(many), self.endings)
         for sound, where in zip(many, found, strict=True):
             write_sound(where, sound.x, space.meta["rate"], space.meta["bits"])
         return found

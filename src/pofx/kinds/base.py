@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,6 +141,15 @@ class Space:
         return self.layout == "grid" and len(self.shape) == 3
 
     @property
+    def planes(self) -> int:
+        """Frames of a clip (T, H, W, C) or planes of a solid (D, H, W), which are channels in the chart; else 1."""
+        if self.layout != "grid":
+            return 1
+        if len(self.shape) == 4:
+            return self.shape[0]
+        return self.shape[-1] if self.meta.get("form") == "voxels" else 1
+
+    @property
     def spec(self) -> tuple[Any, ...]:
         """What a Conditioner makes of a given in this Space, as a tuple.
 
@@ -226,11 +236,30 @@ class Raw:
     start: Tensor | None = None
 
 
+def numbered(path: str | Path, count: int, endings: tuple[str, ...]) -> list[Path]:
+    """Where so many rows are written: one to `path`, several to path-0, path-1, ...; without an ending into a folder.
+
+    Raises:
+        ValueError: the path ends in none of `endings`, of which the first is taken in a folder.
+    """
+    path = Path(path)
+    if path.suffix and path.suffix.lower() not in endings:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(endings)}, or a folder.")
+    if not path.suffix:
+        path.mkdir(parents=True, exist_ok=True)
+        return [path / f"{k:04d}{endings[0]}" for k in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{k}") for k in range(count)]
+
+
 class Kind(ABC):
     """One kind of data: how it is read, encoded, restored and drawn. One file in `kinds/` is one kind."""
 
     name: str
     layout: str = "vector"
+    endings: tuple[str, ...] = ()  # of the files that `write` makes
+    together = True  # whether all rows go into one file
+    measures = False  # whether what comes next are numbers, which have quantiles
 
     @abstractmethod
     def reads(self, source: object) -> bool:
@@ -256,13 +285,17 @@ class Kind(ABC):
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """Draw some x `(N, *event)` into one matplotlib axes."""
 
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Rows of the user's own type as files that end in one of `endings`; gives their paths, see `numbered`."""
+        raise ValueError(f"{self.name}: there is no file of this kind.")
+
     def rows(self, source: Any, space: Space) -> Any:
         """The rows of a file, as a user would hold them, for a model of a known Space."""
         return self.read(source).x
 
     def past(self, rows: Any, space: Space) -> tuple[Tensor, Tensor]:
         """What is known of the beginning of each x, `(x, observed)` `(N, *event)`; ValueError where x has no order."""
-        raise ValueError(f"{self.name}: what comes next is asked of text and series.")
+        raise ValueError(f"{self.name}: what comes next is asked of series, text, audio, music and video.")
 
     def complete(self, rows: Any, x: Tensor, observed: Tensor, space: Space) -> Any:
         """The user's rows with their missing entries taken from x; observed entries stay bit-identical."""

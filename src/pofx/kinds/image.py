@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds._pictures import SUFFIXES, is_idx, labels_beside, read_folder, read_idx
-from pofx.kinds.base import Kind, Raw, Space, Variable, category
+from pofx.kinds.base import Kind, Raw, Space, Variable, category, numbered
 
 FEW = 16  # pictures of at most this many levels keep their own number of levels
 LABELS = ("y", "label", "labels", "target", "subject")
@@ -26,6 +26,8 @@ class Image(Kind):
 
     name = "image"
     layout = "grid"
+    endings = (".png", ".jpg", ".jpeg")
+    together = False
 
     def reads(self, source: object) -> bool:
         if not isinstance(source, Path):
@@ -102,6 +104,18 @@ class Image(Kind):
 
     def blank(self, rows: Any, observed: Tensor, space: Space) -> np.ndarray:
         return np.where(observed.cpu().numpy().reshape(rows.shape), rows.astype(np.float64), np.nan)
+
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Pictures as PNG or JPEG: one to `path`, several to path-0, path-1, ..., or into a folder."""
+        from PIL import Image as Pillow
+
+        white = space.meta.get("white", 255)
+        x = np.asarray(rows.detach().cpu() if isinstance(rows, Tensor) else rows).reshape(-1, *space.shape)
+        levels = (x.astype(np.float64) * (255 / white)).round().clip(0, 255).astype(np.uint8)
+        found = numbered(path, len(x), self.endings)
+        for one, where in zip(levels, found, strict=True):
+            Pillow.fromarray(one if one.shape[-1] == 3 else one[..., 0]).save(where)
+        return found
 
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """A grid of pictures; grey ones in ink on paper where most pixels are dark."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pofx.kinds._scores import KEYS, Score, as_roll, is_score, notes_of, read_scores, write_midi
 from pofx.kinds._synth import RATE, rendered, write_wav
-from pofx.kinds.base import Kind, Raw, Space, Variable, category
+from pofx.kinds.base import Kind, Raw, Space, Variable, category, numbered
 
 NONE, END, PAD = KEYS, KEYS + 1, KEYS + 2
 LONGEST = 4096  # steps of a piece that is one x
@@ -36,6 +36,8 @@ class Music(Kind):
 
     name = "music"
     layout = "sequence"
+    endings = (".mid", ".midi", ".wav")
+    together = False
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
@@ -147,18 +149,13 @@ class Music(Kind):
             small.set_ylim(low, high)  # the ticks have widened it
 
     def write(self, rows: Any, path: str | Path, space: Space, tempo: float = 90.0) -> list[Path]:
-        """Rolls as files: one at a path that ends in .mid or .wav, several into a folder as MIDI. Gives their paths.
+        """Rolls as MIDI or WAV: one to `path`, several to path-0, path-1, ..., or into a folder. Gives their paths.
 
         Raises:
-            ValueError: another suffix, or several rolls for one file.
+            ValueError: another ending.
         """
-        path, many = Path(path), _rolls(rows)
-        single, step = path.suffix.lower() in (".mid", ".midi", ".wav"), float(space.meta["step"])
-        if path.suffix and not single:
-            raise ValueError(f"{path}: expected a name that ends in .mid or .wav, or a folder.")
-        if single and len(many) > 1:
-            raise ValueError(f"{path}: got {len(many)} pieces; say a folder for several.")
-        found = [path] if single else [path / f"{k:04d}.mid" for k in range(len(many))]
+        many, step = _rolls(rows), float(space.meta["step"])
+        found = numbered(path, len(many), self.endings)
         for roll, where in zip(many, found, strict=True):
             if where.suffix.lower() == ".wav":
                 write_wav(where, rendered(roll, step * 60 / tempo), RATE)

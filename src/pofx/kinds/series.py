@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds._timed import Timed, as_timed, features_of, from_ts, from_wide, is_ts
-from pofx.kinds.base import Kind, Raw, Space, Variable
+from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
 FEW = 20  # different values of a channel up to which a note warns that it hardly is a density
 WINDOW = 48  # steps, where none are asked for
@@ -31,6 +31,8 @@ class Series(Kind):
 
     name = "series"
     layout = "sequence"
+    endings = (".csv", ".parquet")
+    measures = True
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
@@ -169,6 +171,20 @@ class Series(Kind):
         if not isinstance(rows, np.ndarray) or rows.ndim != 3:
             raise ValueError("series: gaps are marked in an array (N, L, C); write NaN into frames yourself.")
         return np.where(observed.cpu().numpy(), rows, np.nan)
+
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Series as one CSV or Parquet table: a line a step, with its "series" and "step" before the channels."""
+        import pandas as pd
+
+        (out,), many = numbered(path, 1, self.endings), _known(rows, space)
+        names = [str(c) for c in space.meta["channels"]]
+        parts = [pd.DataFrame(s.x, columns=names) for s in many]
+        for k, part in enumerate(parts):
+            part.insert(0, "series", k)
+            part.insert(1, "step", range(len(part)))
+        table = pd.concat(parts, ignore_index=True)
+        table.to_csv(out, index=False) if out.suffix.lower() == ".csv" else table.to_parquet(out)
+        return [out]
 
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """The first windows of the first four channels, one strip for each."""

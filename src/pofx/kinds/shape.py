@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pofx.kinds._meshes import mesh_of, mesh_suffix, points_on, read_mesh, voxelised, write_mesh
 from pofx.kinds._render import SIDES, view_points, view_voxels
-from pofx.kinds.base import Kind, Raw, Space, Variable
+from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 from pofx.kinds.image import LABELS, _label
 
 SHOWN = 8  # shapes of a drawing
@@ -32,6 +32,8 @@ class Shape(Kind):
 
     name = "shape"
     layout = "grid"
+    endings = (".obj", ".off", ".ply", ".stl", ".glb")
+    together = False
 
     def reads(self, source: object) -> bool:
         if isinstance(source, np.ndarray):
@@ -133,10 +135,10 @@ class Shape(Kind):
             raise ValueError("points have no surface; a mesh is made of voxels.")
         return mesh_of(x.detach().cpu().double().numpy(), level)
 
-    def write(self, x: Tensor, path: str | Path, space: Space) -> list[Path]:
-        """Write shapes: one to `path`, several to path-0, path-1, ... (.off, .obj, .ply, .stl, .glb; points .ply)."""
-        path = Path(path)
-        paths = [path] if len(x) == 1 else [path.with_stem(f"{path.stem}-{k}") for k in range(len(x))]
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Shapes as meshes (.obj, .off, .ply, .stl, .glb), points as .ply: one to `path`, several to path-0, ..."""
+        x = torch.as_tensor(rows).reshape(-1, *space.shape)
+        paths = numbered(path, len(x), (".ply",) if space.layout == "set" else self.endings)
         for one, to in zip(x, paths, strict=True):
             write_mesh(to, one.detach().cpu().numpy() if space.layout == "set" else self.mesh(one, space))
         return paths

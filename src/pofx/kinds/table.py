@@ -19,7 +19,7 @@ from torch import Tensor
 from pofx.kinds._columns import Column, is_missing, look_up, raw_numbers, to_codes, to_grid, to_values
 from pofx.kinds._frames import is_table_file, read_frame
 from pofx.kinds._infer import TYPES, Inferred, infer
-from pofx.kinds.base import Kind, Raw, Space, Variable
+from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ class Table(Kind):
     """Rows of a table: one row is one x."""
 
     name = "table"
+    endings = (".csv", ".parquet")
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
@@ -122,6 +123,12 @@ class Table(Kind):
             if hole[:, j].any():
                 out[column.key] = out[column.key].mask(hole[:, j])
         return out
+
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Rows as one CSV or Parquet file."""
+        (out,), frame = numbered(path, 1, self.endings), _to_frame(rows)
+        frame.to_csv(out, index=False) if out.suffix.lower() == ".csv" else frame.to_parquet(out)
+        return [out]
 
     def draw(self, axes: Any, x: Tensor, space: Space) -> None:
         """Histograms of the first six columns."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pofx.kinds._symbols import UNITS, Symbols, Words, words
 from pofx.kinds._texts import SUFFIXES, column_of, content, folder, frame_of, lines_of, suffix_of
-from pofx.kinds.base import Kind, Raw, Space, Variable
+from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 from pofx.kinds.ending import Ending
 
 GAP = "█"  # a symbol that is missing
@@ -34,6 +34,7 @@ class Text(Kind):
 
     name = "text"
     layout = "sequence"
+    endings = (".txt", ".csv")
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path) and source.is_dir():
@@ -157,6 +158,19 @@ class Text(Kind):
         for k, text in enumerate(shown):
             place = 1 - (k + 0.5) / len(shown)
             axes.text(0, place, text, family="monospace", fontsize=7, va="center", parse_math=False)
+
+    def write(self, rows: Any, path: str | Path, space: Space) -> list[Path]:
+        """Texts in one file: .txt, one after the other with a line's end after each, or .csv, a column "text"."""
+        (out,), texts = numbered(path, 1, self.endings), _list(rows)
+        if out.suffix.lower() == ".csv":
+            import pandas as pd
+
+            words = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in texts]
+            pd.DataFrame({"text": words}).to_csv(out, index=False)
+            return [out]
+        parts = [t if isinstance(t, bytes) else t.encode("utf-8", "replace") for t in texts]
+        out.write_bytes(b"".join(t + b"\n" for t in parts))
+        return [out]
 
     def _texts(
         self, source: Any, given: Sequence[str], column: str | None, encoding: str | None, table: str

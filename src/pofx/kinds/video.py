@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds._clips import MOVING, RATE, clips_of_folder, contact_sheet, read_clip, write_clip
-from pofx.kinds.base import Kind, Raw, Space
+from pofx.kinds.base import Kind, Raw, Space, numbered
 from pofx.kinds.image import Image, _array_of, _converted, _label, _pictures_of, _size, _space
 
 WINDOW = 16  # frames of a window of one clip, where none are asked for
@@ -33,6 +33,9 @@ class Video(Kind):
 
     name = "video"
     layout = "grid"
+    endings = (".gif", ".mp4", ".mov", ".mkv")
+    together = False
+    measures = True
 
     def reads(self, source: object) -> bool:
         if not isinstance(source, Path):
@@ -150,11 +153,13 @@ class Video(Kind):
         frames = Image().restore(x.double().round(), space)
         return frames[0] if isinstance(rows, np.ndarray) and rows.ndim == frames.ndim - 1 else frames
 
-    def write(self, x: Tensor, path: str | Path, space: Space, scale: int = 1) -> list[Path]:
+    def write(self, rows: Any, path: str | Path, space: Space, scale: int = 1) -> list[Path]:
         """Write clips `(N, T, H, W, C)`: one to `path`, several to path-0, path-1, ... (.gif, .mp4, or folders)."""
         path, white = Path(path), space.meta.get("white", 255)
+        x = torch.as_tensor(rows).reshape(-1, *space.shape)
         pictures = (x.detach().cpu().double() * (255 / white)).round().clamp(0, 255).to(torch.uint8).numpy()
-        paths = [path] if len(x) == 1 else [path.with_stem(f"{path.stem}-{k}") for k in range(len(x))]
+        many = [path.with_stem(f"{path.stem}-{k}") for k in range(len(x))]  # a clip without an ending is a folder
+        paths = numbered(path, len(x), self.endings) if path.suffix else [path] if len(x) == 1 else many
         for clip, to in zip(pictures, paths, strict=True):
             write_clip(to, clip, space.meta.get("rate", RATE), scale)
         return paths

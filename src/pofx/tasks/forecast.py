@@ -15,6 +15,7 @@ conformal prediction); Schefzik 2013 (arXiv:1302.7149: draws keep their ranks).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,12 @@ def forecast(
 
     Args:
         model: fitted to text or series.
-        past: one series or several (frames, arrays), of which the last steps count; or prompts (str or bytes).
+        past: one series or several (frames, arrays), of which the last steps count; prompts (str or bytes); clips; or
+            the beginnings of sounds or pieces.
         ahead: steps or symbols; None: half a window of a series, as many as the model was fitted for, or what is left
             of a text's window.
         given: name -> one value, or one for each past.
-        draws: futures of each past; None: 200 of a series, 1 of a text.
+        draws: futures of each past; None: 200 of series and clips, 1 of others.
         quantiles: levels in (0, 1), for series.
         calibration: Data of the same windows, of which the validation part, unseen in training, sets the quantiles.
         rng: a seed or generator.
@@ -63,7 +65,7 @@ def forecast(
     Returns:
         An Answer. Series: value is a list with one forecast for each quantile, in the user's own type (frames go on in
         their time); raw is the draws `(draws, N, ahead, C)`. Text: value is a list of `draws`, each the texts with what
-        follows, in the container they came in.
+        follows, in the container they came in. Sounds and music: the same, in the list that `sample` gives.
 
     Raises:
         ValueError: an unknown glyph, other channels, a past or `ahead` that does not fit. Unsupported: no route.
@@ -71,14 +73,16 @@ def forecast(
     if draws is not None and draws < 1:
         raise ValueError(f"forecast: got draws = {draws}, expected at least 1.")
     kind, rng = KINDS[model.space.kind], Rng(rng)
+    if calibration is not None and not kind.measures:
+        raise ValueError("forecast: calibration rows set the quantiles of series; continuations of others have none.")
     if model.space.kind == "text":
-        if calibration is not None:
-            raise ValueError(
-                "forecast: calibration rows set the quantiles of series; continuations of a text have none."
-            )
         return _text(model, past, ahead, given, draws or 1, rng, route)
     if not all(0 < q < 1 for q in quantiles) or not quantiles:
         raise ValueError(f"forecast: got quantiles {list(quantiles)}; expected levels between 0 and 1, such as 0.9.")
+    if not kind.measures:
+        if ahead is not None:
+            raise ValueError(f"forecast: {kind.name} goes on until its window is full; leave ahead out.")
+        return _window(model, past, given, draws or 1, rng, route)
     x, observed, known, ahead = _question(model, past, ahead, given)
     found = _drawn(model, x, observed, known, draws or 200, rng, route)
     future = found.raw[:, :, -ahead:]  # type: ignore[index]
@@ -86,7 +90,7 @@ def forecast(
     if calibration is not None:
         future, facts["calibration rows"] = _calibrated(model, future, calibration, ahead, rng, found.route)
     levels = torch.tensor(list(quantiles), dtype=torch.float64)
-    at = torch.quantile(future.flatten(1), levels, 0).reshape(len(levels), *future.shape[1:])
+    at = torch.quantile(future.flatten(1).double(), levels, 0).reshape(len(levels), *future.shape[1:])
     value = [kind.future(q, past, model.space) for q in at]  # type: ignore[attr-defined]
     facts |= {"quantiles": tuple(quantiles), "draws": len(future)}
     quality = found.quality + Quality.ESTIMATE  # a quantile of draws, at best
@@ -196,6 +200,17 @@ def _quantile(sorted_: Tensor, level: Tensor) -> Tensor:
     low = place.floor().long()
     high = (low + 1).clamp_max(n - 1)
     return sorted_[low] + (place - low) * (sorted_[high] - sorted_[low])
+
+
+def _window(
+    model: Model, past: Any, given: Mapping[str, Any] | None, draws: int, rng: Rng, wanted: str | None
+) -> Answer:
+    """Beginnings of sounds or pieces, and what fills their windows; codes have no quantiles."""
+    kind = KINDS[model.space.kind]
+    x, observed = kind.past(past, model.space)
+    found = _drawn(model, x, observed, given_for(model, given, len(x)), draws, rng, wanted)
+    assert found.raw is not None
+    return replace(found, value=[kind.restore(d, model.space) for d in found.raw])
 
 
 def _text(

@@ -1,0 +1,165 @@
+"""Files that the commands write: each kind its own, and an ending that does not fit is refused before any drawing."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import pofx
+from pofx import cli, cli_io
+from pofx.data import open_data
+from pofx.kinds import KINDS
+
+
+def sources():
+    """A small source of every kind, and how it is read."""
+    rng = np.random.default_rng(0)
+    tone = lambda: (3000 * np.sin(np.arange(64) / rng.uniform(2, 6))).astype(np.int16)  # noqa: E731
+    roll = np.zeros((30, 8, 88), np.uint8)
+    for k, one in enumerate(roll):
+        one[:, 40 + k % 5], one[:4, 52] = 1, 1
+    cube = np.zeros((30, 6, 6, 6), bool)
+    cube[:, 1:5, 1:5, 2:4] = True
+    cube[::2, 1, 1, 1:5] = True
+    return {
+        "table": (pd.DataFrame({"a": rng.integers(0, 5, 40), "b": rng.normal(size=40).round(2)}), {}),
+        "array": (rng.normal(size=(40, 3)), {}),
+        "image": (rng.integers(0, 200, (30, 6, 6), dtype=np.uint8), {}),
+        "text": ([f"a text of {k} signs" for k in range(30)], {}),
+        "series": (pd.DataFrame({"y": rng.normal(size=80)}, index=pd.date_range("2020", periods=80)), {"length": 8}),
+        "audio": ([tone() for _ in range(30)], {"rate": 8000, "view": "mu-law"}),
+        "music": (list(roll), {}),
+        "video": (rng.integers(0, 200, (30, 4, 6, 6, 1), dtype=np.uint8), {}),
+        "shape": (cube, {}),
+    }
+
+
+ENDINGS = {kind.name: kind.endings for kind in KINDS.values()}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A fitted model of every kind, in its folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, (source, options) in sources().items():
+        data = open_data(source, kind=name, options=options)
+        family, budget = ("ngram", "1 steps") if name in ("text", "audio", "music") else ("gaussian", "60s")
+        pofx.fit(data, family, budget=budget, folder=folder / name, progress=False, threads=1)
+    return folder
+
+
+def asked(*words):
+    return CliRunner().invoke(cli.app, [str(w) for w in words])
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"), [(k, e) for k, endings in ENDINGS.items() for e in (*endings, ".png", ".npy")]
+)
+def test_every_kind_writes_its_own_files(runs, tmp_path, kind, ending):
+    for library, endings in {
+        "av": (".mp4", ".mov", ".mkv"),
+        "trimesh": ENDINGS["shape"],
+        "soundfile": (".flac",),
+    }.items():
+        if ending in endings:
+            pytest.importorskip(library)
+    if kind == "music" and ending.startswith(".mid"):
+        pytest.importorskip("mido")
+    done = asked("sample", runs / kind, "-n", 2, "--out", tmp_path / f"new/x{ending}", "--json")
+    if ending == ".npy" and kind in ("music",):  # pieces of several lengths are no array
+        assert done.exit_code == 0 or "lengths" in str(done.exception)
+        return
+    assert done.exit_code == 0, (done.output, done.exception)
+    words = json.loads(done.stdout)
+    files = sorted((tmp_path / "new").iterdir())
+    many = not KINDS[kind].together and ending != ".npy" and (ending != ".png" or kind == "image")
+    many = many and (kind, ending) != ("image", ".png")  # several pictures are one sheet
+    assert [f.name for f in files] == (["x-0" + ending, "x-1" + ending] if many else ["x" + ending])
+    assert all(f.stat().st_size > 8 for f in files)
+    assert words.get("files", [words["file"]]) == [str(f) for f in files]
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_an_unfit_ending_is_refused_before_anything_is_drawn(runs, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("pofx.tasks.sample.sample", lambda *_, **__: pytest.fail("it was drawn"))
+    done = asked("sample", runs / kind, "--out", tmp_path / "x.xyz")
+    assert isinstance(done.exception, ValueError)
+    for ending in ENDINGS[kind]:
+        assert ending in str(done.exception), done.exception
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [k for k in ENDINGS if not KINDS[k].together])
+def test_a_name_without_an_ending_is_a_folder(runs, tmp_path, kind):
+    for library in {"music": ["mido"], "audio": ["soundfile"], "shape": ["trimesh", "skimage"]}.get(kind, []):
+        pytest.importorskip(library)
+    done = asked("sample", runs / kind, "-n", 2, "--out", tmp_path / "many")
+    assert done.exit_code == 0, done.exception
+    made = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    if kind == "video":  # each clip is a folder of frames
+        assert made[0] == "many-0/0000.png" and len(made) == 2 * 4
+        return
+    assert made == [f"many/000{k}{ENDINGS[kind][0]}" for k in range(2)]
+
+
+def test_what_is_written_is_read_again(runs, tmp_path):
+    """One picture, a clip, a text, a table and series come back as what was drawn."""
+    space = pofx.load(runs / "image").space
+    one = pofx.sample(pofx.load(runs / "image"), 1, rng=0).value
+    (path,) = cli_io.write(one, tmp_path / "one.png", space)
+    from PIL import Image
+
+    shown = np.asarray(Image.open(path)).astype(float) * space.meta["white"] / 255
+    assert np.abs(shown - one[0]).max() <= 0.5
+    clips = pofx.sample(pofx.load(runs / "video"), 2, rng=0).value
+    space = pofx.load(runs / "video").space
+    paths = cli_io.write(clips, tmp_path / "c.gif", space)
+    back = np.stack([KINDS["video"].read(p, length=4).x.numpy()[0] for p in paths])
+    assert np.abs(back * (space.meta["white"] / 255) - clips).max() <= 0.5
+    texts = pofx.sample(pofx.load(runs / "text"), 5, rng=0).value
+    cli_io.write(texts, tmp_path / "t.csv", pofx.load(runs / "text").space)
+    assert pd.read_csv(tmp_path / "t.csv", keep_default_na=False)["text"].tolist() == texts
+    cli_io.write(texts, tmp_path / "t.txt", pofx.load(runs / "text").space)
+    assert (tmp_path / "t.txt").read_text().split("\n")[:-1] == texts
+    series = pofx.sample(pofx.load(runs / "series"), 3, rng=0).raw.numpy()
+    assert asked("sample", runs / "series", "-n", 3, "--seed", 0, "--out", tmp_path / "s.csv").exit_code == 0
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert list(table.columns) == ["series", "step", "y"]
+    np.testing.assert_allclose(table["y"].to_numpy().reshape(3, 8), series[..., 0])
+
+
+def test_forecasts_are_written_as_their_kind(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"y": rng.normal(size=20)}, index=pd.date_range("2021", periods=20)).to_csv(tmp_path / "past.csv")
+    done = asked("forecast", runs / "series", tmp_path / "past.csv", "--ahead", 3, "--out", tmp_path / "next.csv")
+    assert done.exit_code == 0, done.exception
+    assert list(pd.read_csv(tmp_path / "next.csv").columns) == ["time", "y q0.1", "y q0.5", "y q0.9"]
+    done = asked("forecast", runs / "text", "a te", "--out", tmp_path / "next.txt")
+    assert done.exit_code == 0, done.exception
+    assert (tmp_path / "next.txt").read_text().startswith("a te")
+    np.save(tmp_path / "clip.npy", rng.integers(0, 200, (1, 4, 6, 6, 1), dtype=np.uint8))
+    words = ("--ahead", 2, "--draws", 2, "--out", tmp_path / "next.gif")
+    done = asked("forecast", runs / "video", tmp_path / "clip.npy", *words)
+    assert done.exit_code == 0, done.exception
+    assert KINDS["video"].read(tmp_path / "next-1.gif").x.shape == (1, 2, 6, 6, 1)
+    done = asked("forecast", runs / "text", "a te", "--out", tmp_path / "next.wav")
+    assert "'text' are written as .txt, .csv" in str(done.exception)
+
+
+def test_music_and_sounds_go_on(runs, tmp_path):
+    music = pofx.load(runs / "music")
+    roll = np.zeros((4, 88), np.uint8)
+    roll[:, 41] = 1
+    answer = pofx.forecast(music, roll, draws=3, rng=0)
+    assert len(answer.value) == 3
+    for (piece,) in answer.value:
+        np.testing.assert_array_equal(piece[:4], roll)
+    sound = sources()["audio"][0][0][:20]
+    (whole,) = pofx.forecast(pofx.load(runs / "audio"), [sound], rng=0).value
+    assert len(whole[0]) == 64
+    with pytest.raises(ValueError, match="leave ahead out"):
+        pofx.forecast(music, roll, 4)
+    with pytest.raises(ValueError, match="series, text, audio, music and video"):
+        pofx.forecast(pofx.load(runs / "table"), sources()["table"][0])
