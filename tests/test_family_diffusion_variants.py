@@ -66,6 +66,16 @@ class TestPrediction:
         want = {"eps": 2.0, "x": square, "v": 2 + square if path == "linear" else 1 + square / 2}[predict]
         assert found == pytest.approx(want, rel=0.03)
 
+    def test_the_even_loss_lies_between_the_picture_and_the_flow(self):
+        """A network that says u = 0 has |u|^2 / sigma, where E 1 / max(t, 1/20) is 1 + log 20 at uniform t."""
+        model = Diffusion(**SMALL, path="linear", predict="x", weighting="even").build(real(2)).train()
+        u = torch.tensor([[1.5, -0.5]]).repeat(60_000, 1)
+        want = float(u[0].square().sum()) * (1 + math.log(20))
+        assert float(model._loss(Batch(u), Rng(0)).detach()) == pytest.approx(want, rel=0.01)
+        # and it validates by what it learns
+        assert float(model.eval()._loss(Batch(u), Rng(0)).detach()) == pytest.approx(want, rel=0.01)
+        assert model.loss_unit != "nats"
+
     def test_predictions_are_one_denoiser_in_other_words(self):
         """At alpha = 1 a network of eps that says (v sigma... ) is that of v: D agrees where F is converted by hand."""
         u_t, s = Rng(0).normal((20, 2)), torch.full((20, 1), 0.7)

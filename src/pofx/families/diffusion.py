@@ -44,8 +44,9 @@ class Diffusion(Model):
         path: of the sampler, and of the levels where weighting is "simple": "edm" (alpha = 1), "vp" (cosine),
             "vp-linear", or "linear" (flow matching).
         predict: what the network says: "v" (alpha e - sigma u over n; on the linear path e - u), "eps" or "x".
-        weighting: of the training loss: "bound" (the likelihood), or "simple" (the plain squared error of what is
-            predicted, times uniform on the path: DDPM's loss, or flow matching's).
+        weighting: of the loss: "bound" (the likelihood); or with times uniform on the path "simple" (the squared error
+            of what is predicted: DDPM's, or flow matching's), or "even" (|u - D|^2 / sigma, between the error of u,
+            which hardly sees little noise, and that of the flow, which hardly sees much).
         schedule: of the bound's levels: "even" in v, or "learned": ends that make the bound highest, and in between
             the spacing that makes its variance least; None: learned for tables with categories or levels, else even.
         solver: "heun", "churn" (EDM's stochastic one), "ddim", "ddpm" (ancestral) or "dpm++2m".
@@ -113,7 +114,7 @@ class Diffusion(Model):
     ) -> None:
         super().__init__()
         _check(path=(path, PATHS), predict=(predict, ("v", "eps", "x")), solver=(solver, SAMPLERS))
-        _check(weighting=(weighting, ("bound", "simple")), schedule=(schedule, (None, "even", "learned")))
+        _check(weighting=(weighting, ("bound", "simple", "even")), schedule=(schedule, (None, "even", "learned")))
         _check(density=(density, ("bound", "ode")))
         self.path, self.predict, self.weighting, self.schedule = path, predict, weighting, schedule
         self.solver, self.density = solver, density
@@ -122,6 +123,10 @@ class Diffusion(Model):
         self.solver_steps, self.levels, self.focus = solver_steps, levels, focus
         self.lr, self.weight_decay = lr, weight_decay
         self.columns = None
+
+    @property
+    def loss_unit(self) -> str:  # type: ignore[override]
+        return "nats" if self.weighting == "bound" else "squared error"
 
     def offers(self) -> frozenset[str]:
         # points have no slope, and guidance needs one: a table's gaps are filled by going back and forth
@@ -185,14 +190,17 @@ class Diffusion(Model):
         return players
 
     def _loss(self, batch: Batch, rng: Rng) -> Tensor:
-        """The negative bound, nats: at one level a row while training, at `levels` levels when validating."""
-        if not self.training:
-            if batch.observed is None:
-                return -self._bound(batch.x, batch.given, self.levels, rng).value.mean()
-            return torch.stack([self._bound_loss(batch, rng) for _ in range(self.levels)]).mean()
-        if self.columns is not None:
+        """What `weighting` says: at one level a row while training, at `levels` levels when validating."""
+        if self.columns is not None and self.training:
             self.columns.measure(batch.x.float(), batch.observed)
-        return self._simple_loss(batch, rng) if self.weighting == "simple" else self._bound_loss(batch, rng)
+        if self.weighting != "bound":
+            draws = 1 if self.training else self.levels
+            return torch.stack([self._simple_loss(batch, rng) for _ in range(draws)]).mean()
+        if self.training:
+            return self._bound_loss(batch, rng)
+        if batch.observed is None:
+            return -self._bound(batch.x, batch.given, self.levels, rng).value.mean()
+        return torch.stack([self._bound_loss(batch, rng) for _ in range(self.levels)]).mean()
 
     def _bound_loss(self, batch: Batch, rng: Rng) -> Tensor:
         rows = len(batch)
@@ -221,8 +229,10 @@ class Diffusion(Model):
         path = path_of(self.path, self.sigma_min, self.sigma_max, self.rho)
         t = self._strata(len(batch), rng).clamp(1e-4, 1.0)
         alpha, sigma = path.alpha(t).float(), path.sigma(t).float()
-        r2 = self._residual(batch, alpha, sigma, rng, drop(batch.given, len(batch), rng))
-        return (r2 / self._reading(alpha, sigma)[1].square()).mean()
+        keep = drop(batch.given, len(batch), rng) if self.training else None
+        r2 = self._residual(batch, alpha, sigma, rng, keep)
+        even = self.weighting == "even"
+        return (r2 / (sigma.clamp_min(0.05) if even else self._reading(alpha, sigma)[1].square())).mean()
 
     def _strata(self, rows: int, rng: Rng) -> Tensor:
         """Even positions in [0, 1), one in each stratum of the global batch, shifted at random."""

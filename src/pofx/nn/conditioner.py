@@ -213,13 +213,7 @@ class Conditioner(nn.Module):
         A name that is absent from `given` is null in all rows; rows where `keep[name]` (bool, (batch,)) is False are
         null too. Raises ValueError for a name that is not in `sizes` and for a wrong shape.
         """
-        unknown = set(given) - set(self.sizes)
-        if unknown:
-            raise ValueError(f"given: got {sorted(unknown)}, expected names among {list(self.sizes)}.")
-        h = next(self.mix.parameters()).new_zeros(batch, self.width)
-        for name, part in zip(self.sizes, self.parts, strict=True):
-            h = h + part(given.get(name), batch, (keep or {}).get(name))
-        return self.mix(h / max(1, len(self.parts)) ** 0.5)
+        return self.whole(given, batch, keep).vector
 
     def whole(
         self,
@@ -229,14 +223,21 @@ class Conditioner(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> Condition:
         """The vector, the map at this size (H, W), and the tokens."""
-        keep = keep or {}
-        maps, tokens = [], []
+        unknown = set(given) - set(self.sizes)
+        if unknown:
+            raise ValueError(f"given: got {sorted(unknown)}, expected names among {list(self.sizes)}.")
+        keep, maps, tokens = keep or {}, [], []
+        h = next(self.mix.parameters()).new_zeros(batch, self.width)
         for name, part in zip(self.sizes, self.parts, strict=True):
+            value, kept = given.get(name), keep.get(name)
+            if isinstance(part, _Tokens):  # read once: the vector is their mean
+                tokens.append(part.tokens(value, batch, kept))
+                h = h + tokens[-1].mean(1)
+                continue
+            h = h + part(value, batch, kept)
             if isinstance(part, _Picture) and size is not None:
-                maps.append(part.map(given.get(name), batch, keep.get(name), size))
-            if isinstance(part, _Tokens):
-                tokens.append(part.tokens(given.get(name), batch, keep.get(name)))
-        vector = self(given, batch, keep)
+                maps.append(part.map(value, batch, kept, size))
+        vector = self.mix(h / max(1, len(self.parts)) ** 0.5)
         return Condition(vector, torch.cat(maps, 1) if maps else None, torch.cat(tokens, 1) if tokens else None)
 
 
