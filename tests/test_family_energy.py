@@ -234,12 +234,18 @@ def test_chains_start_where_givens_are_like():
     assert torch.equal(all_once.sort(0).values, model.replay.states[:30].sort(0).values)
 
 
-def test_chains_take_turns_and_keep_their_givens():
+def test_chains_take_turns_beside_the_rows_that_are_like_them():
     model = Energy(chains=24, width=16, depth=1, restart=0.0).build(real(2), {"label": category(2)})
     for k in range(3):  # 16 of 24 at a time: each chain has two turns
-        model._loss(Batch(Rng(k).normal((16, 2)), {"label": torch.full((16,), k % 2)}), Rng(k))
+        model._loss(Batch(Rng(k).normal((16, 2)), {"label": torch.arange(16) % 2}), Rng(k))
     assert bool((model.replay.visits == 2).all()) and int(model.replay.turn) == 0
-    assert model.replay.given_0.tolist() == [0] * 16 + [1] * 8
+    start, label = torch.zeros(16, 2), torch.tensor([1] * 5 + [0] * 11)
+    before, own = model.replay.states[:16].clone(), model.replay.given_0[:16].clone()
+    model.replay.keep_0[:] = True
+    turn = model.replay.take(start, {"label": label}, {"label": torch.ones(16, dtype=torch.bool)}, 0.0, Rng(0))
+    assert torch.equal(turn.given["label"], label), "data and chains are given the same"
+    assert torch.equal(turn.x, before[turn.slot]) and turn.slot.sort().values.tolist() == list(range(16))
+    assert int((own[turn.slot] != label).sum()) == abs(int(own.sum()) - 5), "no more of them change than must"
 
 
 def test_ends_the_wrong_way_round_are_not_averaged():

@@ -195,6 +195,22 @@ def test_pcd_gradient_at_the_models_own_data_vanishes_and_points_right_elsewhere
     assert float(at_home.norm()) < 0.1 * float(exact.norm())
 
 
+def test_the_level_of_a_class_cannot_run_away():
+    """Chains of other classes than the rows would lower the level of the commoner class without end."""
+    model = RBM(hidden=4, chains=64).build(vector((2, 2, 2, 2)), {"label": category(2)})
+    label = torch.arange(64) % 2
+    x = label[:, None].expand(-1, 4).clone()
+    model._loss(Batch(x[:1].repeat(64, 1), {"label": label[:1].repeat(64)}, None, torch.arange(64)), Rng(0))
+    assert not bool(model.replay.given_0.any()), "all chains begin in class 0"
+    adam = torch.optim.Adam(model.parameters(), lr=0.02)
+    for k in range(200):
+        adam.zero_grad()
+        model._loss(Batch(x, {"label": label}, None, torch.arange(64)), Rng(k)).backward()
+        adam.step()
+    found = model.eval().log_prob(x[:2], {"label": label[:2]}).value
+    assert float(found.min().exp()) > 0.7
+
+
 def test_pcd_learns_digits_and_the_sandwich_brackets_log_z(of_digits):
     test = digits().part("test").x
     value = of_digits.log_prob(test)

@@ -1,10 +1,13 @@
-"""Replay: chains that live on from step to step, each with the givens of the row beside which it began.
+"""Replay: chains that live on from step to step, each with the givens of a row of data.
 
-    at a step: the chains whose turn it is -> moved -> put back;      with probability `restart` a chain begins anew
+    at a step: the chains whose turn it is -> each beside the row with the likest givens, which it takes on -> moved
+               -> put back;                                           with probability `restart` a chain begins anew
 
-Also says which chains to start from when somebody asks for draws: those whose givens are most like the ones asked for.
-The states may be real numbers or codes. References: persistent chains (Tieleman 2008); replay buffers (Du and Mordatch
-2019, arXiv:1903.08689).
+Chains and data must have the same givens: the level of log p~(x | c) is free for each c, and where a c is commoner
+among the chains, lowering its level lowers the loss without end. Also says which chains to start from when somebody
+asks for draws: those whose givens are most like the ones asked for. The states may be real numbers or codes.
+
+References: persistent chains (Tieleman 2008); replay buffers (Du and Mordatch 2019, arXiv:1903.08689).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..randomness import Rng
@@ -71,16 +75,18 @@ class Replay(nn.Module):
 
         Args:
             start: (B, *shape), where chains begin that are new or begin anew.
-            given, keep: of the B rows; a chain that begins keeps those beside it for life.
+            given, keep: of the B rows, and which of them each row shows; the i-th chain takes on those of row i.
             restart: probability of beginning anew.
             rng: of that.
         """
         rows = min(len(start), len(self.states))
         slot = (self.turn + torch.arange(rows, device=self.states.device)) % len(self.states)
+        if self.given:
+            given, keep = ({k: v[:rows] for k, v in both.items()} for both in (given, keep))
+            slot = self._paired(slot, given, keep)
+            self._adopt(slot, given, keep)
         fresh = rng.bernoulli(restart, (len(start),))[:rows] | (self.visits[slot] == 0)
         x = torch.where(fresh.reshape(-1, *[1] * (start.ndim - 1)), start[:rows], self.states[slot])
-        if self.given:
-            self._adopt(slot[fresh], {k: g[:rows][fresh] for k, g in given.items()}, keep, fresh)
         return Turn(slot, x, *self.givens(slot))
 
     def put(self, turn: Turn, x: Tensor) -> None:
@@ -88,11 +94,22 @@ class Replay(nn.Module):
         self.states[turn.slot], self.visits[turn.slot] = x, self.visits[turn.slot] + 1
         self.turn.copy_((self.turn + len(turn.slot)) % len(self.states))
 
-    def _adopt(self, slot: Tensor, given: Mapping[str, Tensor], keep: Mapping[str, Tensor], fresh: Tensor) -> None:
-        """Chains that begin take the givens of the rows beside them."""
+    def _paired(self, slot: Tensor, given: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
+        """The slots in the order of the rows, so that each chain is beside a row with givens like its own."""
+        far = torch.zeros(len(slot), len(slot), device=slot.device)
+        for i, (name, kept) in enumerate(self.given.items()):
+            if name not in given:
+                continue
+            shown, its = keep[name][:, None], getattr(self, f"keep_{i}")[slot]
+            gap = torch.where(shown, self._distance(i, given[name], kept.code)[:, slot], 0.0)
+            far = far + torch.where(shown == its, gap.clamp_max(FAR), FAR)
+        return slot[torch.from_numpy(linear_sum_assignment(far.cpu().numpy())[1]).to(slot.device)]
+
+    def _adopt(self, slot: Tensor, given: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> None:
+        """Chains take on the givens of the rows beside them."""
         for i, name in enumerate(self.given):
             known, kept = getattr(self, f"given_{i}"), getattr(self, f"keep_{i}")
-            kept[slot] = keep[name][: len(fresh)][fresh] if name in given else False
+            kept[slot] = keep[name] if name in given else False
             if name in given:
                 known[slot] = given[name].reshape(-1, *known.shape[1:]).to(known.dtype)
 

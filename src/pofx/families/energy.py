@@ -10,8 +10,8 @@ m and d are the mean and the deviation of every coordinate, measured on the firs
 chains in all of them. The base q makes p normalisable, since f grows at most linearly. Offers score (closed), sample
 (chains from the buffer, or tempered ones from the base) and log_prob, an estimate: log Z is sandwiched between forward
 and reverse annealing, once, at the first question; of "nce" it is the constant learnt. One category may be given to
-log_prob; with other givens it is unnormalised, but for "nce". The chains of "pcd" take turns, each with the given of
-the row that it began beside.
+log_prob; with other givens it is unnormalised, but for "nce". The chains of "pcd" take turns, each beside a row of
+the batch whose givens it takes on.
 
 References: PCD (Tieleman 2008); energies of networks (Du and Mordatch 2019, arXiv:1903.08689); score matching (Vincent
 2011; Song 2019, arXiv:1905.07088); NCE (Gutmann and Hyvarinen 2010); JEM (Grathwohl 2019, arXiv:1912.03263);
