@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pofx.engines.jacobi import jacobi
-from pofx.model import Batch, Card, Given, Model, Player, Quality, Unsupported, Value
+from pofx.model import Batch, Card, Given, Model, Player, Predictive, Quality, Unsupported, Value
 from pofx.nn.bijections import ActNorm, Bijection, Chain, Inverted, Mixing, Reverse
 from pofx.nn.conditioner import conditioner, drop
 from pofx.nn.couplings import Coupling
@@ -33,6 +33,7 @@ from pofx.nn.marginals import Marginal
 from pofx.nn.splines import Additive, Affine, Monotone, Spline
 from pofx.nn.triangular import Autoregressive, MaskedBody
 from pofx.randomness import Rng
+from pofx.wrappers import Point
 
 LOG_2PI = math.log(2 * math.pi)
 SMALL = 400  # entries up to which a picture's pixels fit into an MLP
@@ -263,9 +264,7 @@ class Flow(Model):
         return log_det - 0.5 * (z.square().sum(1) + self.space.size * LOG_2PI)
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        z = rng.normal((count, self.space.size)).to(next(self.parameters()).dtype)
-        u = self.bijection.inverse(z, self._condition_on(given, count))
-        return u.reshape(count, *self.space.shape).to(self.space.torch_dtype)
+        return self._decode(rng.normal((count, self.space.size)), given).sample(rng)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:
@@ -275,6 +274,10 @@ class Flow(Model):
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
         z, _ = self.bijection(self._enter(x), self._condition_on(given, len(x)))
         return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+    def _decode(self, z: Tensor, given: Given) -> Predictive:
+        u = self.bijection.inverse(z.to(next(self.parameters()).dtype), self._condition_on(given, len(z)))
+        return Predictive(Point(self.space, "flow"), u.flatten(1))
 
 
 def _checkerboard(shape: tuple[int, ...]) -> Tensor:

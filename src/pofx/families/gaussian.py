@@ -1,11 +1,13 @@
 """Gaussian: the oracle, every hook in closed form.
 
-    p(u | c) = N(u; m_c, S)            z = L^-1 (u - m_c),  S = L L^T
+    p(u | c) = N(u; m_c, S)            z = L^-1 (u - m_c),  S = L L^T,  m_c = m + (f(c) - f) B
     E[u | u_t] = m_c + alpha S (alpha^2 S + sigma^2 I)^-1 (u_t - alpha m_c)          u_t = alpha u + sigma e
     p(u_m | u_o) = N(m_m + S_mo S_oo^-1 (u_o - m_o),  S_mm - S_mo S_oo^-1 S_om)
 
 Offers every hook. Fitted in closed form: mean and covariance, by EM where rows have gaps (exact under missing at
-random; Little and Rubin 2002, section 11.2). A category given moves the mean (and shares the covariance).
+random; Little and Rubin 2002, section 11.2). What is given moves the mean, linearly: f(c) are its numbers, and an
+indicator of each category; B is least squares, barely penalised, so a class has its own mean. Where any of it is not
+told, u is one of them all.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.model import Card, Conditional, Given, Model, Quality, Report, Unsupported, Value
+from pofx.kinds.base import Space
+from pofx.model import Card, Conditional, Given, Model, Predictive, Quality, Report, Unsupported, Value
 from pofx.randomness import Rng
+from pofx.wrappers import Point
 
 LOG_2PI = math.log(2 * math.pi)
+MOST_GIVEN = 2048
+PENALTY = 1e-9  # of the slope: features may be dependent, as the indicators of a category are
 
 
 class Gaussian(Model):
@@ -50,65 +56,70 @@ class Gaussian(Model):
 
     def _build(self) -> None:
         d = self.space.size
-        self.classes = [k for k, s in self.given.items() if s.shape == () and s.discrete]
-        if set(self.classes) != set(self.given) or len(self.classes) > 1:
-            raise Unsupported(f"gaussian: it can be given one category; got {sorted(self.given)}.")
-        levels = self.given[self.classes[0]].variables[0].levels if self.classes else 1
-        self.register_buffer("mean", torch.zeros(levels, d, dtype=torch.float64))
-        self.register_buffer("overall", torch.zeros(d, dtype=torch.float64))
+        features = sum(_count(s) for s in self.given.values())
+        if features > MOST_GIVEN:
+            raise Unsupported(f"gaussian: it is given {features} numbers; it regresses on {MOST_GIVEN} at most.")
+        self.register_buffer("mean", torch.zeros(d, dtype=torch.float64))
+        self.register_buffer("slope", torch.zeros(features, d, dtype=torch.float64))
+        self.register_buffer("middle", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(d, dtype=torch.float64))
         self.register_buffer("whole", torch.eye(d, dtype=torch.float64))
-
-    def offers(self) -> frozenset[str]:
-        every = {"sample", "log_prob", "condition", "denoise", "encode", "score"}
-        return frozenset(every - ({"encode"} if self.given else set()))
 
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         train = data.part("train")
         x = train.x.flatten(1).double()
-        labels = train.given[self.classes[0]].long() if self.classes else torch.zeros(len(x), dtype=torch.long)
+        f = self._features(train.given, len(x))
+        self.middle = f.mean(0)
         observed = None if train.observed is None else train.observed.flatten(1)
         rounds = 1 if observed is None else self.iterations
         for k in range(rounds):
-            filled, extra = self._expect(x, labels, observed)
-            self._maximise(filled, extra, labels)
+            filled, extra = self._expect(x, f, observed)
+            self._maximise(filled, extra, f)
             if (k + 1) % 10 == 0 or rounds == 1:
-                log_p = self._log_normal(x, self.mean[labels], self.covariance, observed)
+                log_p = self._log_normal(x, self._moved(f), self.covariance, observed)
                 report({"step": k + 1, "loss": -float(log_p.mean())})
 
-    def _expect(self, x: Tensor, labels: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _features(self, given: Given, rows: int) -> Tensor:
+        """f(c), float64 (rows, F)."""
+        parts = [_numbers(given[name], space) for name, space in self.given.items()]
+        return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
+
+    def _moved(self, f: Tensor) -> Tensor:
+        """m_c of f(c)."""
+        return self.mean + (f - self.middle) @ self.slope
+
+    def _expect(self, x: Tensor, f: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """E[u | u_o] and the mean of Cov[u | u_o], row by row pattern."""
         if observed is None:
             return x, torch.zeros_like(self.covariance)
-        filled, extra = x.clone(), torch.zeros_like(self.covariance)
+        filled, extra, m = x.clone(), torch.zeros_like(self.covariance), self._moved(f)
         for pattern, rows in _patterns(observed):
-            m = self.mean[labels[rows]]
-            mean, covariance = self._conditional(x[rows], m, self.covariance, pattern)
+            mean, covariance = self._conditional(x[rows], m[rows], self.covariance, pattern)
             filled[rows[:, None], ~pattern] = mean
             index = (~pattern).nonzero().squeeze(1)
             extra[index[:, None], index] += covariance * len(rows)
         return filled, extra / len(x)
 
-    def _maximise(self, x: Tensor, extra: Tensor, labels: Tensor) -> None:
-        self.overall = x.mean(0)
-        for code in range(len(self.mean)):
-            rows = labels == code
-            self.mean[code] = x[rows].mean(0) if rows.any() else self.overall
-        self.covariance = self._shrunk(x - self.mean[labels], extra)
-        self.whole = self._shrunk(x - self.overall, extra)
+    def _maximise(self, x: Tensor, extra: Tensor, f: Tensor) -> None:
+        self.mean, away = x.mean(0), f - self.middle
+        penalty = PENALTY * len(x) * torch.eye(f.shape[1], dtype=f.dtype)
+        self.slope = torch.linalg.solve(away.T @ away + penalty, away.T @ (x - self.mean))
+        self.covariance = self._shrunk(x - self._moved(f), extra)
+        self.whole = self._shrunk(x - self.mean, extra)
 
     def _shrunk(self, centred: Tensor, extra: Tensor) -> Tensor:
         s = centred.T @ centred / len(centred) + extra
         return (1 - self.shrinkage) * s + self.shrinkage * torch.diag(s.diagonal() + 1e-6)
 
     def _mean_of(self, given: Given, rows: int) -> Tensor:
-        if self.classes and self.classes[0] in given:
-            return self.mean[given[self.classes[0]].long()]
-        return (self.overall if self.classes else self.mean[0]).expand(rows, -1)
+        return self._moved(self._features(given, rows)) if self._told(given) else self.mean.expand(rows, -1)
 
     def _covariance_of(self, given: Given) -> Tensor:
-        # without its class a row is one of them all: the normal distribution fitted to all rows together
-        return self.whole if self.classes and self.classes[0] not in given else self.covariance
+        # not told, a row is one of them all: the normal distribution fitted to all rows together
+        return self.covariance if self._told(given) else self.whole
+
+    def _told(self, given: Given) -> bool:
+        return set(given) == set(self.given)
 
     def _conditional(self, x: Tensor, m: Tensor, s: Tensor, o: Tensor) -> tuple[Tensor, Tensor]:
         gain = torch.linalg.solve(s[o][:, o], s[o][:, ~o]).T if o.any() else s.new_zeros(int((~o).sum()), 0)
@@ -174,13 +185,34 @@ class Gaussian(Model):
         return u.reshape(u_t.shape).to(u_t.dtype)
 
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
-        L = torch.linalg.cholesky(self.covariance)
-        z = torch.linalg.solve_triangular(L, (x.flatten(1).double() - self.mean[0]).T, upper=False).T
+        L = torch.linalg.cholesky(self._covariance_of(given))
+        centred = x.flatten(1).double() - self._mean_of(given, len(x))
+        z = torch.linalg.solve_triangular(L, centred.T, upper=False).T
         return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+    def _decode(self, z: Tensor, given: Given) -> Predictive:
+        L = torch.linalg.cholesky(self._covariance_of(given))
+        return Predictive(Point(self.space, "gaussian"), self._mean_of(given, len(z)) + z.double() @ L.T)
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
         centred = u.flatten(1).double() - self._mean_of(given, len(u))
         return -torch.linalg.solve(self._covariance_of(given), centred.T).T.reshape(u.shape).to(u.dtype)
+
+
+def _count(space: Space) -> int:
+    """How many features a given has."""
+    return sum(v.levels if v.support in ("category", "binary") else 1 for v in map(space.variable, range(space.size)))
+
+
+def _numbers(value: Tensor, space: Space) -> Tensor:
+    """Features of a given, float64 (B, F): numbers in their standard deviations, indicators of categories."""
+    flat, parts = value.reshape(len(value), -1), []
+    for j, v in enumerate(map(space.variable, range(space.size))):
+        if v.support in ("category", "binary"):
+            parts.append(torch.nn.functional.one_hot(flat[:, j].long(), v.levels).double())
+        else:
+            parts.append((flat[:, j : j + 1].double() - v.mean) / max(v.scale, 1e-12))
+    return torch.cat(parts, 1)
 
 
 def _log_normal(centred: Tensor, covariance: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pofx.engines.diffusion import SAMPLERS, path_of, sample
-from pofx.model import Conditional, Cursor, Given, Model, Quality, Unsupported, Value
+from pofx.model import Conditional, Cursor, Given, Model, Predictive, Quality, Unsupported, Value
 from pofx.randomness import Rng
 from pofx.wrappers.base import Wrapped
 
@@ -33,7 +33,7 @@ class Fixed(Wrapped):
         self.space, self.given = inner.space, {k: s for k, s in inner.given.items() if k not in self.values}
 
     def offers(self) -> frozenset[str]:
-        return self.inner.offers() - {"decode"}
+        return self.inner.offers()
 
     def _with(self, given: Given, rows: int) -> dict[str, Tensor]:
         return {**given, **{k: v.expand(rows, *v.shape) for k, v in self.values.items()}}
@@ -53,6 +53,9 @@ class Fixed(Wrapped):
 
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
         return self.inner.encode(x, self._with(given, len(x)))
+
+    def _decode(self, z: Tensor, given: Given) -> Predictive:
+        return self.inner.decode(z, self._with(given, len(z)))
 
     def _score(self, u: Tensor, given: Given) -> Tensor:
         return self.inner.score(u, self._with(given, len(u)))
