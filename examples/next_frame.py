@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 import pofx
+from pofx.baselines import hold
 from pofx.data import find, open_data
 from pofx.kinds._clips import contact_sheet, write_clip
 from pofx.kinds._pictures import read_idx
-from pofx.metrics.video import frame_errors, hold
+from pofx.metrics.video import frame_errors
 
 SIDE, DIGIT, FRAMES, AHEAD = 32, 14, 20, 10
 

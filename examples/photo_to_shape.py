@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 import pofx
+from pofx.baselines import mean_shape
 from pofx.data import find, open_data
 from pofx.kinds import KINDS
-from pofx.metrics.shapes import chamfer, iou, mean_shape, overlaps, surface_points
+from pofx.metrics.shapes import chamfer, iou, overlaps, surface_points
 
 SIDE = (30.0, 25.0)  # azimuth and elevation of the photograph
 DRAWS = 8

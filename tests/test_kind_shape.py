@@ -8,11 +8,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from pofx.baselines import mean_shape
 from pofx.data import open_data
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.metrics.shapes import chamfer, iou, mean_shape, overlaps, surface_points
+from pofx.metrics.shapes import chamfer, iou, overlaps, surface_points
 
 matplotlib.use("Agg")
 

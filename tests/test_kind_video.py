@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
 import pofx
+from pofx.baselines import hold
 from pofx.data import open_data
 from pofx.kinds import KINDS
 from pofx.kinds._clips import contact_sheet, read_clip, write_clip
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
-from pofx.metrics.video import frame_errors, hold, psnr
+from pofx.metrics.video import frame_errors, psnr
 
 matplotlib.use("Agg")
 

@@ -36,6 +36,7 @@ class Audio(Kind):
     name = "audio"
     layout = "sequence"
     endings = (".wav", ".flac")
+    trivial = "last"
     together = False
 
     def reads(self, source: object) -> bool:

@@ -259,6 +259,7 @@ class Kind(ABC):
     layout: str = "vector"
     endings: tuple[str, ...] = ()  # of the files that `write` makes
     together = True  # whether all rows go into one file
+    trivial = "independent"  # the baseline that a model of this kind must beat, by its name in `pofx.baselines`
     measures = False  # whether what comes next are numbers, which have quantiles
 
     @abstractmethod

@@ -37,6 +37,7 @@ class Music(Kind):
     name = "music"
     layout = "sequence"
     endings = (".mid", ".midi", ".wav")
+    trivial = "unigram"
     together = False
 
     def reads(self, source: object) -> bool:

@@ -32,6 +32,7 @@ class Series(Kind):
     name = "series"
     layout = "sequence"
     endings = (".csv", ".parquet")
+    trivial = "last"
     measures = True
 
     def reads(self, source: object) -> bool:

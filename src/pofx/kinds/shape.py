@@ -6,7 +6,7 @@
 Reads OFF, OBJ, PLY, STL and GLB meshes (.gz too) and folders of them (a folder for each class gives the label), npy and
 npz arrays (.npy.gz too), and NumPy arrays: voxels (N, D, H, W) or (N, 1, D, H, W) of bool or of 0 and 1, with
 kind="shape" also points (N, P, 3). Written as a mesh by marching cubes. Its trivial baseline is the mean shape
-(`metrics.shapes.mean_shape`).
+(`baselines.mean_shape`).
 """
 
 from __future__ import annotations

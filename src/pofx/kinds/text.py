@@ -35,6 +35,7 @@ class Text(Kind):
     name = "text"
     layout = "sequence"
     endings = (".txt", ".csv")
+    trivial = "unigram"
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path) and source.is_dir():

@@ -8,7 +8,7 @@ and npy arrays, and NumPy arrays of bytes (N, T, H, W) or (N, T, H, W, C); with 
 (T, H, W, 3). Videos come back as bytes in the shape they had; `write` makes GIF, MP4 or frames of them.
 
 What comes next is `forecast` (of a model of whole windows, by conditioning; of one fitted `ahead`, by its sampler); the
-same as `impute` with the future unobserved. Its trivial baseline is the last frame, held (`metrics.video.hold`).
+same as `impute` with the future unobserved. Its trivial baseline is the last frame, held (`baselines.hold`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Video(Kind):
     name = "video"
     layout = "grid"
     endings = (".gif", ".mp4", ".mov", ".mkv")
+    trivial = "last"
     together = False
     measures = True
 

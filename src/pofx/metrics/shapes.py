@@ -1,9 +1,9 @@
-"""How shapes are judged: overlap of voxels, distance of point clouds, and the mean shape that a model must beat.
+"""How shapes are judged: overlap of voxels, distance of point clouds.
 
     IoU(a, b)     = |a and b| / |a or b|            of occupied cells; 1 where both are empty
     Chamfer(a, b) = mean_p min_q |p - q|^2 + mean_q min_p |p - q|^2                 of points p in a, q in b
 
-Offers `iou`, `chamfer`, `surface_points`, `mean_shape`.
+Offers `iou`, `chamfer`, `surface_points`. What a model must beat is the mean shape (`pofx.baselines.mean_shape`).
 References: Choy 2016 (arXiv:1604.00449: IoU of reconstructed voxels); Fan 2016 (arXiv:1612.00603: Chamfer).
 """
 
@@ -46,11 +46,3 @@ def surface_points(cells: ArrayLike, level: float = 0.5) -> Array:
     for axis in range(3):
         inside &= np.roll(solid, 1, axis) & np.roll(solid, -1, axis)
     return np.argwhere(solid & ~inside) - 1.0
-
-
-def mean_shape(x: ArrayLike) -> Array:
-    """The cells `(D, H, W)` bool that are most often occupied, as many as the shapes `(N, D, H, W)` have on average."""
-    cells = to_numpy(x) > 0.5
-    share, count = cells.mean(0), max(1, round(float(cells.sum()) / len(cells)))
-    least = np.partition(share.ravel(), -count)[-count]
-    return (share >= least) & (share > 0)

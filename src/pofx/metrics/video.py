@@ -1,9 +1,9 @@
-"""How foretold frames and new views are judged: squared error, PSNR, and the frame that is merely held.
+"""How foretold frames and new views are judged: squared error and PSNR.
 
     MSE  = mean (x - y)^2                 a frame's sum over pixels of levels / white, where `per_frame` (as published)
     PSNR = 10 log10(white^2 / MSE)        of each picture; the mean over pictures is what is reported
 
-Offers `psnr`, `frame_errors`, `hold`.
+Offers `psnr`, `frame_errors`. What a forecast must beat is the last frame, held (`pofx.baselines.hold`).
 References: moving digits, Srivastava 2015 (arXiv:1502.04681); Shi 2015 (arXiv:1506.04214: the sum over a frame).
 """
 
@@ -29,14 +29,6 @@ def frame_errors(x: ArrayLike, truth: ArrayLike, white: float = 255.0) -> Array:
     """Sum over pixels of ((x - truth) / white)^2 of each frame, `(*batch, T)`, for clips `(*batch, T, H, W, C)`."""
     a, b = _pair("frame_errors", x, truth)
     return np.square((a - b) / white).sum((-1, -2, -3))
-
-
-def hold(past: ArrayLike, ahead: int) -> Array:
-    """The last frame of clips `(N, T, H, W, C)`, `ahead` times: the least that a forecast of frames must beat."""
-    frames = to_numpy(past)
-    if frames.ndim != 5 or ahead < 1:
-        raise ValueError(f"hold: got clips of shape {frames.shape}, ahead {ahead}; expected (N, T, H, W, C) and >= 1.")
-    return np.repeat(frames[:, -1:], ahead, 1)
 
 
 def _pair(name: str, x: ArrayLike, truth: ArrayLike) -> tuple[Array, Array]:

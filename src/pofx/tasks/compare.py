@@ -22,11 +22,13 @@ import torch
 
 from pofx.data import Data, open_data
 from pofx.files import load_tensors, write_atomic
+from pofx.kinds import KINDS
 from pofx.metrics import paired_difference
 from pofx.training.run import families_named, family_class
 
 QUESTION = "Which family for which question, at which cost?"
-BASELINE_NAMES = ("independent", "copy", "uniform")
+ALWAYS = ("independent", "copy", "uniform")
+BASELINE_NAMES = (*ALWAYS, "last", "unigram")
 LEADERBOARD, GUARANTEED = "leaderboard.json", ("exact", "lower bound")
 FIELDS = (
     "family", "bits_per_dim", "quality", "stderr", "c2st", "precision", "recall", "density", "coverage",
@@ -109,7 +111,8 @@ def compare(
         jobs: processes at once; default the number of processors.
         draws: Monte-Carlo draws of every bound, the same for all.
         samples: draws that are judged.
-        baselines: independent entries, a copy of the training set and uniform noise stand in the same table.
+        baselines: independent entries, a copy of the training set, uniform noise and what is trivial for the kind
+            (last value, unigram) stand in the same table.
         resume: keep the families already measured in the folder.
         report: called with the stage of every family, a few times a second.
         hyper_parameters: family -> its hyper-parameters, where the defaults are not wanted.
@@ -118,8 +121,9 @@ def compare(
         ValueError: a family is unknown, or the folder holds another comparison and `resume` is not set.
     """
     wanted = [*_known(families_named(families)), *_known(add)]
-    wanted += [name for name in BASELINE_NAMES if baselines and name not in wanted]
     data = source if isinstance(source, Data) else open_data(source, given=given, seed=seed, test=held_out(source))
+    beaten = (*ALWAYS, KINDS[data.space.kind].trivial)
+    wanted += [name for name in dict.fromkeys(beaten) if baselines and name not in wanted]
     folder = Path(folder or Path("runs") / data.name)
     settings = {"budget": budget, "seed": seed, "draws": draws, "samples": samples, "fingerprint": data.fingerprint()}
     _prepare(folder, data, settings, resume)

@@ -183,13 +183,13 @@ def _impute(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, T
 
 
 def _holes(data: Data, batch: Batch) -> Tensor:
-    """What is seen: the upper half of a picture, 70 % of the cells of a table, the same for every family."""
-    if data.space.layout == "grid":
+    """What is seen: the upper half of a picture, the first of a sequence, 70 % of a table's cells; the same for all."""
+    if data.space.layout in ("grid", "sequence"):
         seen = torch.ones_like(batch.x, dtype=torch.bool)
         seen[:, data.space.shape[0] // 2 :] = False
     else:
         seen = torch.from_numpy(np.random.default_rng(0).random(tuple(batch.x.shape)) > 0.3)
-        seen[:, 0] |= ~seen.reshape(len(batch), -1).any(1)
+        seen.view(len(batch), -1)[:, 0] |= ~seen.reshape(len(batch), -1).any(1)
     return seen if batch.observed is None else seen & batch.observed
 
 
@@ -211,11 +211,13 @@ def _anomaly(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, 
 
 
 def chimeras(data: Data, batch: Batch) -> Batch:
-    """Rows made of two halves of different rows: left and right of a picture, every other column of a table."""
+    """Rows made of two halves of different rows: left and right, before and after, every other column of a table."""
     other = batch.take(torch.roll(torch.arange(len(batch)), 1))
     left = torch.zeros(data.space.shape, dtype=torch.bool)
     if data.space.layout == "grid":
         left[:, : data.space.shape[1] // 2] = True
+    elif data.space.layout == "sequence":
+        left[: data.space.shape[0] // 2] = True
     else:
         left[::2] = True
     observed = None

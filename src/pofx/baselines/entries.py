@@ -1,10 +1,10 @@
-"""Baselines: what a family must beat before its number means anything.
+"""Baselines that know no order: every entry by itself, a copy of the training set, and noise.
 
     Independent   p(x) = prod_j p_j(x_j)      every entry by its own histogram
     Copy          draws rows of the training set; p(x) = count(x) / N, so an unseen row has probability 0
     Uniform       the same probability for every x in the Space
 
-All are closed-form Models, so that they are asked exactly what the families are asked.
+Offers these three, and the histograms of numbers that the others share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pofx.randomness import Rng
 BINS = 64
 
 
-def _card(summary: str, incomplete: str = "ignores missing entries") -> Card:
+def card(summary: str, incomplete: str = "ignores missing entries") -> Card:
+    """The card of a baseline."""
     return Card(
         density="exact, fast", sampling="fast", training="closed form", latents="none", architecture="table",
         branch=("explicit", "tractable"), incomplete=incomplete, summary=summary, reference="baseline", given=False,
@@ -37,7 +38,7 @@ class Independent(Model):
         smoothing: pseudo-count of every code.
     """
 
-    card = _card("every entry drawn by itself; the least that dependence must add")
+    card = card("every entry drawn by itself; the least that dependence must add")
 
     def __init__(self, *, smoothing: float = 0.5) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class Independent(Model):
             self.log_p[row] = -torch.inf
             self.log_p[row, :levels] = (counts / counts.sum()).log()
         for row, i in enumerate(self.reals):
-            self.edges[row], self.shares[row] = _steps(x[seen[:, i], i], float(self.step[row]))
+            self.edges[row], self.shares[row] = histogram(x[seen[:, i], i], float(self.step[row]))
         report({"step": 1, "loss": -float(self.log_prob(train.x, observed=train.observed).value.mean())})
 
     def _entries(self, x: Tensor) -> Tensor:
@@ -75,10 +76,10 @@ class Independent(Model):
         for row, i in enumerate(self.reals):
             step, table = float(self.step[row]), (self.edges[row], self.shares[row])
             if step > 0:
-                mass = _cdf(flat[:, i] + step / 2, *table) - _cdf(flat[:, i] - step / 2, *table)
+                mass = below(flat[:, i] + step / 2, *table) - below(flat[:, i] - step / 2, *table)
                 out[:, i] = mass.clamp_min(1e-300).log()
             else:
-                out[:, i] = _log_density(flat[:, i], *table)
+                out[:, i] = log_density(flat[:, i], *table)
         return out
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
@@ -90,7 +91,7 @@ class Independent(Model):
         for row, i in enumerate(self.codes):
             x[:, i] = rng.categorical(self.log_p[row].expand(count, -1)).double()
         for row, i in enumerate(self.reals):
-            value = _quantile(rng.uniform((count,), torch.float64), self.edges[row], self.shares[row])
+            value = quantile(rng.uniform((count,), torch.float64), self.edges[row], self.shares[row])
             step = float(self.step[row])
             x[:, i] = torch.round(value / step) * step if step > 0 else value
         return x.reshape(count, *self.space.shape).to(self.space.torch_dtype)
@@ -106,7 +107,7 @@ class Independent(Model):
 class Copy(Model):
     """Draws rows of the training set: perfect samples that were never made. It must be flagged."""
 
-    card = _card("a copy of the training set; it must be caught", "complete rows only")
+    card = card("a copy of the training set; it must be caught", "complete rows only")
 
     def _build(self) -> None:
         self.register_buffer("rows", torch.zeros(0, *self.space.shape, dtype=self.space.torch_dtype))
@@ -133,7 +134,7 @@ class Copy(Model):
 class Uniform(Model):
     """Every x in the Space is equally likely; a real entry is uniform over the range of all rows, as levels are."""
 
-    card = _card("uniform noise; what knowing only the Space is worth")
+    card = card("uniform noise; what knowing only the Space is worth")
 
     def _build(self) -> None:
         self.register_buffer("low", torch.zeros(self.space.size, dtype=torch.float64))
@@ -177,7 +178,7 @@ class Uniform(Model):
 TAIL = 1e-3
 
 
-def _steps(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+def histogram(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """A piecewise linear distribution function through (edge_k, F_k): BINS bins of equal mass, at least a step wide."""
     levels = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
     edges = torch.quantile(x[torch.linspace(0, len(x) - 1, min(len(x), 100_000)).long()], levels)
@@ -194,14 +195,16 @@ def _steps(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
     return torch.cat([edges, edges[-1:].expand(pad)]), torch.cat([cumulative, cumulative[-1:].expand(pad)])
 
 
-def _cdf(x: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+def below(x: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+    """The distribution function at x, of any shape."""
     inside = torch.from_numpy(np.interp(x.numpy(), edges.numpy(), shares.numpy()))
     width = (edges[-1] - edges[0]) / 8
     below, above = TAIL * ((x - edges[0]) / width).exp(), 1 - TAIL * ((edges[-1] - x) / width).exp()
     return torch.where(x < edges[0], below, torch.where(x > edges[-1], above, inside))
 
 
-def _log_density(x: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+def log_density(x: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+    """The logarithm of its slope."""
     last = int((edges < edges[-1]).sum())
     k = torch.searchsorted(edges, x.contiguous()).clamp(1, last) - 1
     inside = (shares[k + 1] - shares[k]).log() - (edges[k + 1] - edges[k]).log()
@@ -210,11 +213,9 @@ def _log_density(x: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
     return torch.where((x < edges[0]) | (x > edges[-1]), outside, inside)
 
 
-def _quantile(p: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+def quantile(p: Tensor, edges: Tensor, shares: Tensor) -> Tensor:
+    """The inverse of `below`."""
     inside = torch.from_numpy(np.interp(p.numpy(), shares.numpy(), edges.numpy()))
     width = (edges[-1] - edges[0]) / 8
     low, high = edges[0] + width * (p / TAIL).log(), edges[-1] - width * ((1 - p) / TAIL).log()
     return torch.where(p < TAIL, low, torch.where(p > 1 - TAIL, high, inside))
-
-
-BASELINES: dict[str, type[Model]] = {"independent": Independent, "copy": Copy, "uniform": Uniform}
