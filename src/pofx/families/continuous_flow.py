@@ -30,7 +30,7 @@ from pofx.engines.ode import METHODS, log_likelihood, odeint
 from pofx.engines.transport import assignment, groups
 from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Condition, conditioner, drop
-from pofx.nn.velocity import SHORT, Velocity, octaves
+from pofx.nn.velocity import SHORT, Form, Velocity, octaves
 
 LOG_2PI = math.log(2 * math.pi)
 LEVELS = (1e-3, 80.0)  # t / (1 - t) that the network tells apart
@@ -48,6 +48,7 @@ class ContinuousFlow(Model):
         trace: "exact" or "hutchinson"; None: exact up to 8 entries.
         probes: of Hutchinson's estimator, for each draw of `log_prob`.
         kinetic: weight of the path's energy, likelihood only.
+        body: "vector", "picture", "volume", "series" or "set"; None: the one that suits the layout (`nn/velocity.py`).
         width, depth, blocks, dropout: of the network, see `Velocity`.
         frequencies: octaves of Fourier features; None: for matching 4, or as many up to 8 as resolve
             levels; for likelihood none.
@@ -81,6 +82,7 @@ class ContinuousFlow(Model):
         trace: str | None = None,
         probes: int = 4,
         kinetic: float = 0.0,
+        body: str | None = None,
         width: int | None = None,
         depth: int | None = None,
         blocks: int = 1,
@@ -98,7 +100,7 @@ class ContinuousFlow(Model):
         _check(times=(times, ("uniform", "logit-normal", "even")), trace=(trace, (None, "exact", "hutchinson")))
         _check(solver=(solver, tuple(METHODS)))
         self.objective, self.pairing, self.times, self.trace = objective, pairing, times, trace
-        self.probes, self.kinetic, self.width, self.depth = probes, kinetic, width, depth
+        self.probes, self.kinetic, self.body, self.width, self.depth = probes, kinetic, body, width, depth
         self.blocks, self.dropout, self.frequencies, self.solver = blocks, dropout, frequencies, solver
         self.solver_steps, self.train_steps, self.lr, self.weight_decay = solver_steps, train_steps, lr, weight_decay
 
@@ -126,20 +128,22 @@ class ContinuousFlow(Model):
 
     def _build(self) -> None:
         matching = self.objective == "matching"
+        form = Form.of(self.space, self.body)
         picture = len(self.space.shape) == 3
-        self.batch_size = 64 if picture else 512 if matching and self.space.size <= SHORT else 128  # type: ignore[misc]
+        self.batch_size = 64 if picture or form.body == "set" else 512 if matching and self.space.size <= SHORT else 128  # type: ignore[misc]
         waves = octaves(self.space.meta.get("finest")) if matching else 0
         frequencies = waves if self.frequencies is None else self.frequencies
-        self.conditioner = conditioner(self.given, Velocity.features_of(self.space.shape, self.width))
+        self.conditioner = conditioner(self.given, form.features(self.width))
+        patch = 1 if picture and form.body == "picture" else None
         maps, tokens = (self.conditioner.channels, self.conditioner.attended) if self.conditioner else (0, False)
-        settings = (self.width, self.depth, self.blocks, self.dropout, frequencies, 1, maps, tokens)
-        self.net = Velocity(self.space.shape, *settings)
+        settings = (self.width, self.depth, self.blocks, self.dropout, frequencies, patch, maps, tokens)
+        self.net = Velocity(form, *settings)
         s = torch.linspace(0, 1, self.solver_steps + 1, dtype=torch.float64)
         # matched velocities change over lengths of order t, so the steps shrink towards the data
         self.register_buffer("grid", s**2 if matching else s, persistent=False)
 
     def _players(self) -> list[Player]:
-        lr = self.lr or (4e-3 if self.net.picture or self.space.size <= SHORT else 1e-3)
+        lr = self.lr or (4e-3 if self.net.form.body == "picture" or self.space.size <= SHORT else 1e-3)
         loss = self._matching if self.objective == "matching" else self._negative_likelihood
         return [Player("field", list(self.parameters()), loss, lr=lr, weight_decay=self.weight_decay)]
 

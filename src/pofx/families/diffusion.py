@@ -32,7 +32,7 @@ from pofx.engines.guidance import repaint
 from pofx.model import Batch, Card, Conditional, Given, Model, Player, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Condition, conditioner, drop
 from pofx.nn.mlp import MLP
-from pofx.nn.velocity import SHORT, Clock, Velocity, octaves
+from pofx.nn.velocity import SHORT, Clock, Form, Velocity, octaves
 
 FAR = 64  # rows of which one is of large noise
 
@@ -52,11 +52,13 @@ class Diffusion(Model):
         solver: "heun", "churn" (EDM's stochastic one), "ddim", "ddpm" (ancestral) or "dpm++2m".
         solver_steps: levels of the sampler; heun and churn ask the network 2 solver_steps - 1 times, others once each.
         density: of log_prob: "bound", or "ode" (the probability flow's, an estimate).
-        width: features of the network; None: 16 or 32 channels for small and other pictures, 128 for vectors of up to
-            16 entries, 256 for others.
-        depth: sizes of the U-Net or blocks of the MLP; None: by the Space.
-        blocks: residual blocks at each size of the U-Net.
-        patch: side of the squares of pixels that enter it as channels; None: 2 for pictures from 24 pixels on.
+        body: "vector", "picture", "volume", "series" or "set"; None: the one that suits the layout (`nn/velocity.py`).
+        width: features of the network; None: 16 or 32 channels for small and other grids, 128 for vectors of up to
+            16 entries, 256 for others, 64 for points.
+        depth: sizes of a U-Net or blocks of the others; None: by the Space.
+        blocks: residual blocks at each size of a U-Net.
+        patch: side of the cells of pixels that enter it as channels; None: 2 for pictures from 24 pixels on, and for
+            volumes and series of more than 1024 places.
         dropout: probability inside each block.
         frequencies: octaves of Fourier features of each entry, from 2 radians per standard deviation; None: 4, or as
             many up to 8 as resolve the levels of a picture or a column.
@@ -98,6 +100,7 @@ class Diffusion(Model):
         solver: str = "heun",
         solver_steps: int = 18,
         density: str = "bound",
+        body: str | None = None,
         width: int | None = None,
         depth: int | None = None,
         blocks: int = 1,
@@ -117,7 +120,7 @@ class Diffusion(Model):
         _check(weighting=(weighting, ("bound", "simple", "even")), schedule=(schedule, (None, "even", "learned")))
         _check(density=(density, ("bound", "ode")))
         self.path, self.predict, self.weighting, self.schedule = path, predict, weighting, schedule
-        self.solver, self.density = solver, density
+        self.solver, self.density, self.body = solver, density, body
         self.width, self.depth, self.blocks, self.patch, self.dropout = width, depth, blocks, patch, dropout
         self.frequencies, self.sigma_min, self.sigma_max, self.rho = frequencies, sigma_min, sigma_max, rho
         self.solver_steps, self.levels, self.focus = solver_steps, levels, focus
@@ -133,11 +136,11 @@ class Diffusion(Model):
         return super().offers() - ({"score"} if self.columns is not None else {"condition"})
 
     def _build(self) -> None:
-        shape = self.space.shape
         self.picture = self.space.picture
         said = [Column(kind, start, tuple(values)) for kind, start, values in self.space.meta.get("columns", ())]
         self.columns = Columns(said) if said else None
-        c = self._column_width if self.columns is not None else Velocity.features_of(shape, self.width)
+        self.form = Form.of(self.space, "vector" if said else self.body)
+        c = self._column_width if self.columns is not None else self.form.features(self.width)
         self.conditioner = conditioner(self.given, c)
         self.net = self._body() if self.columns is None else self._column_body(self.columns, c)
         learned = (self.schedule or ("learned" if said else "even")) == "learned"
@@ -145,10 +148,9 @@ class Diffusion(Model):
 
     def _body(self) -> nn.Module:
         waves = octaves(self.space.meta.get("finest")) if self.frequencies is None else self.frequencies
-        patch = self.patch or (2 if self._large else 1)
         maps, tokens = (self.conditioner.channels, self.conditioner.attended) if self.conditioner else (0, False)
-        settings = (self.width, self.depth, self.blocks, self.dropout, waves, patch, maps, tokens)
-        return Velocity(self.space.shape, *settings)
+        settings = (self.width, self.depth, self.blocks, self.dropout, waves, self.patch, maps, tokens)
+        return Velocity(self.form, *settings)
 
     @property
     def _column_width(self) -> int:
@@ -164,7 +166,9 @@ class Diffusion(Model):
     @property
     def batch_size(self) -> int:  # type: ignore[override]
         """Rows of a step: more of vectors, which are small."""
-        return 64 if self.picture else 256 if self.columns is not None or self.space.size > SHORT else 512
+        if self.picture or self.form.body == "set":
+            return 64
+        return 256 if self.columns is not None or self.space.size > SHORT else 512
 
     @property
     def span(self) -> Range:

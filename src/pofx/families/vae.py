@@ -49,7 +49,7 @@ class VAE(Model):
         posterior: q(z | x) of Gaussian latents: "diagonal", "full", "planar" or "iaf".
         layers: of a flow posterior.
         width, depth: features and residual blocks of encoder and decoder; None chooses by the space.
-        body: "mlp", "conv" (pictures only), or None to choose by size.
+        body: "mlp", "conv" (pictures only), "set" (points: an encoder that knows no order), or None to choose.
         beta: weight of the KL term; 1 is the bound itself.
         samples: K of the training objective, 1 for the ELBO, more for IWAE.
         free_bits: KL per latent, in nats, that costs nothing extra (with samples=1).
@@ -97,7 +97,7 @@ class VAE(Model):
         super().__init__()
         if samples < 1 or (samples > 1 and free_bits > 0):
             raise ValueError(f"vae: got samples={samples}, free_bits={free_bits}; free bits need samples=1.")
-        _check(body=(body, (None, "mlp", "conv")), prior=(prior, ("gaussian", "bernoulli")))
+        _check(body=(body, (None, "mlp", "conv", "set")), prior=(prior, ("gaussian", "bernoulli")))
         _check(posterior=(posterior, KINDS))
         if prior == "bernoulli" and posterior != "diagonal":
             raise ValueError(f"vae: got posterior={posterior!r} for Bernoulli latents; they take 'diagonal' only.")
@@ -113,6 +113,9 @@ class VAE(Model):
         if self.body == "conv" and not picture:
             raise ValueError(f"vae: body='conv' wants pictures (H, W, C), got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
+        self.cloud = (self.body or "set") == "set" and self.enter.space.layout == "set"
+        if self.body == "set" and not self.cloud:
+            raise ValueError(f"vae: body='set' wants points (P, d), got x of shape {space.shape}; use 'mlp'.")
         components = self.components or (2 if space.shared else 5)
         self.likelihood = Likelihood(space, components, 8 if self.longest is None and space.shared else self.longest)
         self.conditioner = conditioner(self.given, c_dim)
@@ -133,7 +136,7 @@ class VAE(Model):
         self.batch_size = 64 if wide else 128  # type: ignore[misc]
         sides = (space.shape[0], space.shape[1]) if conv else None
         halved = all(space.variable(i).levels == 2 for i in range(1 if space.shared else space.size))
-        self.encoder = Encoder(self.enter.space.shape, out, width, depth, conv, c_dim, dropout)
+        self.encoder = Encoder(self.enter.space.shape, out, width, depth, conv, c_dim, dropout, self.cloud)
         self.decoder = Decoder(self.L, self.likelihood.size, width, depth, sides, c_dim, dropout, halved)
 
     @property

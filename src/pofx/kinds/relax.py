@@ -206,7 +206,9 @@ class Chart(nn.Module):
         """The narrowest level's width, and where points are, column by column in u: kind, first entry, levels."""
         levels = torch.tensor([self.data_space.variable(i).discrete for i in self.smooth], dtype=torch.bool)
         widths = (self.step / self.scale)[levels & self.cloud]
-        finest = {"finest": float(widths.min())} if len(widths) else {}
+        finest: dict[str, Any] = {"finest": float(widths.min())} if len(widths) else {}
+        if self.channels_first and self.data_space.planes > 1:
+            finest["planes"] = self.data_space.planes
         if not self.points:
             return finest
         columns: list[tuple[str, int, list[float]]] = []

@@ -1,6 +1,7 @@
 """The two halves of an autoencoder: entries with gaps to numbers, and latent numbers to the parameters of each entry.
 
-    encoder   h = MLP(W u + B A m), or convolutions of (u, m)             u with its gaps at zero, m = 1 where observed
+    encoder   h = MLP(W u + B A m), convolutions of (u, m), or a set of (u_p, m_p)
+                                                                          u with its gaps at zero, m = 1 where observed
     decoder   MLP or convolutions, one block of numbers for every entry, in the order of the entries
 
 The mask of a vector passes a narrow waist (A): it costs nothing where rows are complete. A softmax over two codes needs
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from .convnet import Chain, ConvDecoder, ConvEncoder, ResBlock, group_norm, halvings
 from .mlp import MLP
+from .sets import SetEncoder
 
 WAIST = 32  # features of a mask
 
@@ -35,6 +37,7 @@ class Encoder(nn.Module):
         conv: read by convolutions.
         c_dim: size of the condition, 0 for none.
         dropout: in the MLP.
+        points: (P, d) is a set of P points, and h the same for every order of them.
     """
 
     def __init__(
@@ -46,12 +49,16 @@ class Encoder(nn.Module):
         conv: bool = False,
         c_dim: int = 0,
         dropout: float = 0.0,
+        points: bool = False,
     ) -> None:
         super().__init__()
-        self.conv, size = conv, math.prod(shape)
+        self.conv, self.points, size = conv, points, math.prod(shape)
+        if points:
+            self.body: nn.Module = SetEncoder(2 * shape[1], d_out, width, max(1, depth), c_dim, dropout)
+            return
         if conv:
             channels, *sides = shape
-            self.body: nn.Module = ConvEncoder((2 * channels, *sides), d_out, width, c_dim)
+            self.body = ConvEncoder((2 * channels, *sides), d_out, width, c_dim)
             return
         self.values = nn.Linear(size, width)
         self.waist = nn.Linear(size, min(size, WAIST), bias=False)
@@ -65,6 +72,8 @@ class Encoder(nn.Module):
             u = torch.where(mask > 0, u, torch.zeros_like(u))
         if self.conv:
             return self.body(torch.cat([u, torch.ones_like(u) if mask is None else mask], 1), c)
+        if self.points:
+            return self.body(torch.cat([u, torch.ones_like(u) if mask is None else mask], 2), c)
         # complete rows share one mask, so it is read once
         seen = torch.ones_like(u[:1]) if mask is None else mask
         return self.body(self.values(u.flatten(1)) + self.widen(self.waist(seen.flatten(1))), c)
