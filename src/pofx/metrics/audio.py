@@ -2,7 +2,7 @@
 
     SNR = 10 log10 sum y^2 / sum (x - y)^2              x a sound, y the truth; scaled: with (x.y / y.y) y in place of y
     LSD = mean_t sqrt(mean_f (10 log10 |Y_tf|^2 / |X_tf|^2)^2)                                            decibels
-    MCD = mean_t 10 / ln 10 sqrt(2 sum_{k=1}^{K} (c_tk - d_tk)^2),   log e_tj = c_t0 + 2 sum_k c_tk cos(pi k (j + .5) / B)
+    MCD = mean_t 10 / ln 10 sqrt(2 sum_{k=1}^{K} (c_tk - d_tk)^2),   log e_tj = c_t0 + 2 sum_k c_tk cos(pi k (j+.5)/B)
 
 e_tj are the energies of B bands on the mel scale. c_t0, the loudness, does not count; with all other cepstra MCD is the
 deviation over the bands of their difference in decibels.
