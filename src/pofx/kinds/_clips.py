@@ -8,6 +8,7 @@ keeps the frames before the damage, with a note; one of which nothing can be rea
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _read_gif(path: Path, size: tuple[int, int] | None, mode: str | None) -> tup
                 file.seek(len(frames))
     except EOFError as error:  # "no more images in GIF file" is how it ends
         damage = "" if "no more images" in str(error) else str(error) or "it is cut short"
-    except (OSError, ValueError, SyntaxError, IndexError) as error:
+    except (OSError, ValueError, SyntaxError, IndexError, struct.error) as error:
         damage = str(error)
     if mode is None and all((f == f[..., :1]).all() for f in frames):  # a GIF has no grey mode of its own
         frames = [f[..., 0] for f in frames]

@@ -37,6 +37,7 @@ def read_mesh(path: Path, up: str = "z") -> Any:
     trimesh = _trimesh()
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        _whole_off(content) if mesh_suffix(path) == ".off" else None
         mesh = trimesh.load(io.BytesIO(content), file_type=mesh_suffix(path)[1:], force="mesh", process=True)
         vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(getattr(mesh, "faces", []))
     except Exception as error:  # every reader of trimesh has exceptions of its own
@@ -48,6 +49,17 @@ def read_mesh(path: Path, up: str = "z") -> Any:
     if up == "y":
         mesh.vertices = vertices[:, [0, 2, 1]] * [1.0, -1.0, 1.0]
     return mesh
+
+
+def _whole_off(content: bytes) -> None:
+    """Raise ValueError where an OFF file, which says how much it holds, holds less."""
+    lines = [line.split(b"#")[0].split() for line in content.splitlines()]
+    words = [line for line in lines if line]
+    first = words[0][1:] if words and words[0][:1] == [b"OFF"] else []
+    counts, rest = (first, words[1:]) if first else (words[1] if len(words) > 1 else [], words[2:])
+    if len(counts) >= 2 and all(c.isdigit() for c in counts[:2]) and len(rest) < int(counts[0]) + int(counts[1]):
+        want = f"{int(counts[0])} points and {int(counts[1])} faces"
+        raise ValueError(f"cut short: it says {want}, and {len(rest)} lines follow")
 
 
 def voxelised(mesh: Any, resolution: int, fill: bool | None) -> tuple[Array, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.kinds._arrays import is_arrays, load_arrays, main_array
 from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
 
@@ -24,7 +25,7 @@ class Array(Kind):
 
     def reads(self, source: object) -> bool:
         if isinstance(source, Path):
-            return source.suffix in (".npy", ".npz")
+            return is_arrays(source)
         if isinstance(source, (list, tuple)):
             return bool(source) and not isinstance(source[0], (str, bytes))
         return isinstance(source, (np.ndarray, Tensor))
@@ -37,7 +38,7 @@ class Array(Kind):
         """
         if types not in (None, "real"):
             raise ValueError(f"types is {types!r}; an array takes types='real' or nothing (a DataFrame takes more).")
-        x = _matrix(_load(source))
+        x = _matrix(main_array(load_arrays(source, "rows of numbers (N, D)")) if isinstance(source, Path) else source)
         observed = torch.isfinite(x)
         variables: list[Variable] = []
         notes: list[str] = []
@@ -96,18 +97,6 @@ class Array(Kind):
             axes.scatter(values[:, 0], values[:, 1], s=3, alpha=0.4, linewidths=0)
             axes.set_xlabel(space.variable(0).name)
             axes.set_ylabel(space.variable(1).name)
-
-
-def _load(source: Any) -> Any:
-    if not isinstance(source, Path):
-        return source
-    try:
-        loaded = np.load(source, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{source} cannot be read as a NumPy file ({error}); expected an array of numbers.") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    return loaded["x" if "x" in loaded.files else loaded.files[0]]
 
 
 def _matrix(source: Any) -> Tensor:

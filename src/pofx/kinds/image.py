@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.kinds._arrays import header, is_arrays, label_array, load_arrays, main_array
 from pofx.kinds._pictures import SUFFIXES, is_idx, labels_beside, read_folder, read_idx
 from pofx.kinds.base import Kind, Raw, Space, Variable, category, numbered
 
 FEW = 16  # pictures of at most this many levels keep their own number of levels
-LABELS = ("y", "label", "labels", "target", "subject")
 
 
 class Image(Kind):
@@ -31,11 +31,11 @@ class Image(Kind):
 
     def reads(self, source: object) -> bool:
         if not isinstance(source, Path):
-            return _is_pictures(source)
+            return isinstance(source, np.ndarray) and _is_pictures(source.shape, source.dtype)
         if source.is_dir():
             return any(p.suffix.lower() in SUFFIXES for p in source.rglob("*"))
-        if source.suffix in (".npy", ".npz"):
-            return _is_pictures(_pictures_of(source)[0])
+        if is_arrays(source):
+            return _is_pictures(*header(source))
         return is_idx(source)
 
     def read(
@@ -141,10 +141,10 @@ def _sheet(pictures: np.ndarray, white: float) -> np.ndarray:
     return sheet if c in (1, 3) else sheet[..., :1]
 
 
-def _is_pictures(source: object) -> bool:
-    if not isinstance(source, np.ndarray) or source.dtype not in (np.uint8, np.bool_):
+def _is_pictures(shape: tuple[int, ...], dtype: Any) -> bool:
+    if dtype not in (np.uint8, np.bool_):
         return False
-    return source.ndim == 3 or (source.ndim == 4 and source.shape[-1] in (1, 3))
+    return len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3))
 
 
 def _array_of(source: Any) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -158,7 +158,7 @@ def _array_of(source: Any) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ..
         array, label = _pictures_of(source)
     else:
         array = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source)
-    if not _is_pictures(array) or 0 in array.shape:
+    if not _is_pictures(array.shape, array.dtype) or 0 in array.shape:
         raise ValueError(
             f"got an array of shape {array.shape} and dtype {array.dtype}; expected pictures (N, H, W), "
             "(N, H, W, 1) or (N, H, W, 3) of bytes 0..255 (uint8), at least one."
@@ -167,22 +167,11 @@ def _array_of(source: Any) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ..
 
 
 def _pictures_of(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
-            if not loaded.files:
-                raise ValueError("it holds no array")
-            x = loaded["x" if "x" in loaded.files else loaded.files[0]]
-            name = next((k for k in LABELS if k in loaded.files), None)
-            label = None if name is None else loaded[name]
-            words = loaded["classes"] if "classes" in loaded.files else None
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a NumPy file ({error}); expected arrays of numbers.") from error
+    arrays = load_arrays(path, "pictures, arrays of bytes")
+    label, words = label_array(arrays), arrays.get("classes")
     if label is not None and words is not None and label.dtype.kind in "ui" and label.max(initial=0) < len(words):
         label = words[label]
-    return x, label
+    return main_array(arrays), label
 
 
 def _converted(pictures: np.ndarray, size: tuple[int, int] | None, mode: str | None) -> np.ndarray:

@@ -11,7 +11,6 @@ kind="shape" also points (N, P, 3). Written as a mesh by marching cubes. Its tri
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.kinds._arrays import header, is_arrays, label_array, load_arrays, main_array
 from pofx.kinds._meshes import mesh_of, mesh_suffix, points_on, read_mesh, voxelised, write_mesh
 from pofx.kinds._render import SIDES, view_points, view_voxels
 from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
-from pofx.kinds.image import LABELS, _label
+from pofx.kinds.image import _label
 
 SHOWN = 8  # shapes of a drawing
 
@@ -42,7 +42,7 @@ class Shape(Kind):
             return False
         if source.is_dir():
             return any(mesh_suffix(p) for p in source.rglob("*"))
-        return bool(mesh_suffix(source)) or _is_voxels(*_header(source))
+        return bool(mesh_suffix(source)) or (is_arrays(source) and _is_voxels(*header(source)))
 
     def read(
         self,
@@ -160,28 +160,12 @@ def _is_voxels(shape: tuple[int, ...], dtype: Any) -> bool:
     return len(shape) == 5 and shape[1] == 1 and len(set(shape[2:])) == 1
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array file without reading it; ((), None) where it is none."""
-    try:
-        if path.suffix == ".npz":
-            x = _loaded(path)[0]
-            return x.shape, x.dtype
-        if path.name.endswith((".npy", ".npy.gz")):
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                major, _ = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                return shape, dtype
-    except (OSError, ValueError, EOFError):  # no array file, or a damaged one: `read` names what is wrong with it
-        return (), None
-    return (), None
-
-
 def _array_of(source: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Voxels `(N, D, H, W)` uint8 or points `(N, P, 3)`, and labels."""
     label = None
     if isinstance(source, Path):
-        source, label = _loaded(source)
+        arrays = load_arrays(source, "shapes, voxels (N, D, H, W) or points (N, P, 3)")
+        source, label = main_array(arrays), label_array(arrays)
     x = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source)
     x = x[:, 0] if x.ndim == 5 and x.shape[1] == 1 else x
     if x.dtype.kind not in "buif" or x.ndim not in (3, 4) or 0 in x.shape or (x.ndim == 3 and x.shape[2] != 3):
@@ -195,18 +179,6 @@ def _array_of(source: Any) -> tuple[np.ndarray, np.ndarray | None]:
         return x.astype(np.float64), label
     _binary(x)
     return x.astype(np.uint8), label
-
-
-def _loaded(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            label = next((loaded[k] for k in LABELS if k in loaded.files), None)
-            return loaded["x" if "x" in loaded.files else loaded.files[0]], label
-    except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as an array of shapes ({error}).") from error
 
 
 def _binary(values: np.ndarray) -> None:

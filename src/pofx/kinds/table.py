@@ -67,6 +67,9 @@ class Table(Kind):
                 too many words, or nothing is left to learn; the message names the column or the line.
         """
         frame, notes = _frame_of(source, tuple(names) if names else None, header, separator, encoding)
+        if not len(frame):
+            where = f"{source} has" if isinstance(source, Path) else "got"
+            raise ValueError(f"{where} a table of {frame.shape[1]} columns without a row; expected at least one.")
         frame = _without(frame, drop)
         types, resolution = _overrides(frame, types, resolution)
         _known(frame, given, "given")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.kinds._arrays import header, is_arrays
 from pofx.kinds._clips import MOVING, RATE, clips_of_folder, contact_sheet, read_clip, write_clip
 from pofx.kinds.base import Kind, Raw, Space, numbered
 from pofx.kinds.image import Image, _array_of, _converted, _label, _pictures_of, _size, _space
@@ -40,11 +41,11 @@ class Video(Kind):
 
     def reads(self, source: object) -> bool:
         if not isinstance(source, Path):
-            return _is_videos(source)
+            return isinstance(source, np.ndarray) and _is_videos(source.shape, source.dtype)
         if source.is_dir():
             return any(p.suffix.lower() in MOVING for p in source.rglob("*"))
-        if source.suffix in (".npy", ".npz"):
-            return _is_videos(_pictures_of(source)[0])
+        if is_arrays(source):
+            return _is_videos(*header(source))
         return source.suffix.lower() in MOVING
 
     def read(
@@ -189,10 +190,10 @@ class Video(Kind):
         return x
 
 
-def _is_videos(source: object) -> bool:
-    if not isinstance(source, np.ndarray) or source.dtype != np.uint8:
+def _is_videos(shape: tuple[int, ...], dtype: Any) -> bool:
+    if dtype is None or dtype != np.uint8 or len(shape) not in (4, 5):
         return False
-    return (source.ndim == 5 and source.shape[-1] in (1, 3)) or (source.ndim == 4 and source.shape[-1] not in (1, 3))
+    return (len(shape) == 5) == (shape[-1] in (1, 3))
 
 
 def _tails(frame: Any) -> list[tuple[int, ...]]:
@@ -220,7 +221,7 @@ def _clips_of(
         clip, rate, notes = read_clip(source, size, mode)
         clips = [clip]
     else:
-        if isinstance(source, Path) and source.suffix not in (".npy", ".npz"):
+        if isinstance(source, Path) and not is_arrays(source):
             raise ValueError(f"{source} is no video; expected {', '.join(MOVING)}, npy, npz or a folder.")
         clips, label, axis = _of_array(source)
         flat = [_converted(c, size, mode) for c in clips]
@@ -242,7 +243,7 @@ def _of_array(source: Any) -> tuple[list[np.ndarray], np.ndarray | None, bool]:
     if array.ndim == 3 or (array.ndim == 4 and array.shape[-1] in (1, 3)):
         pictures = _array_of(array)[0]  # one clip: its frames are pictures
         return [pictures if pictures.ndim == 4 else pictures[..., None]], None, pictures.ndim == 4
-    if not _is_videos(array) or 0 in array.shape:
+    if not _is_videos(array.shape, array.dtype) or 0 in array.shape:
         raise ValueError(
             f"got an array of shape {array.shape} and dtype {array.dtype}; expected clips (N, T, H, W) or "
             "(N, T, H, W, 1 or 3) of bytes 0..255 (uint8), at least one frame."
