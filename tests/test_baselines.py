@@ -13,6 +13,8 @@ from pofx.data import open_data
 from pofx.kinds import KINDS
 from pofx.model import Unsupported
 from pofx.randomness import Rng
+from pofx.tasks.compare import BASELINE_NAMES
+from pofx.tasks.measure import _holes, chimeras
 
 
 def fitted(cls, frame, resolution):
@@ -257,6 +259,16 @@ def test_every_kind_has_a_baseline_that_is_there_and_learns():
         data.restore(drawn)
 
 
+def test_compare_knows_every_baseline_and_hides_the_future_of_what_has_an_order():
+    assert set(BASELINE_NAMES) == set(BASELINES)
+    data = walks(40, 6)
+    batch = data.part("test")
+    seen, mixed = _holes(data, batch), chimeras(data, batch)
+    assert bool(seen[:, :3].all()) and not bool(seen[:, 3:].any())
+    assert torch.equal(mixed.x[1, :3], batch.x[1, :3]) and torch.equal(mixed.x[1, 3:], batch.x[0, 3:])
+
+
+@pytest.mark.slow
 def test_compare_sets_the_kind_s_own_baseline_beside_the_others(tmp_path):
     found = pofx.compare(walks(60, 4), ["gaussian"], budget="1 cpu s", folder=tmp_path, jobs=1, samples=20, draws=2)
     assert {r["family"] for r in found.rows} == {"gaussian", "independent", "copy", "uniform", "last"}
