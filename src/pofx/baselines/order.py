@@ -174,11 +174,9 @@ class Unigram(Model):
         train = data.part("train")
         x, levels = train.x.flatten(1).long(), len(self.log_p)
         seen = torch.ones_like(x, dtype=torch.bool) if train.observed is None else train.observed.flatten(1)
-        if self.ending:
-            seen = seen & ~self.ending.after(x)
         counts = torch.bincount(x[seen], minlength=levels).double() + self.smoothing
         if self.ending:
-            counts[self.ending.pad] = 0.0
+            counts[self.ending.pad] = 0.0  # it follows END, and nothing else
         self.log_p.copy_((counts / counts.sum()).log())
         report({"step": 1, "loss": -float(self.log_prob(train.x).value.mean())})
 
