@@ -50,6 +50,16 @@ def sizes(model, x):
 
 
 @torch.no_grad()
+def test_in_a_text_places_are_relative_and_order_counts():
+    model = made(Space((8,), (Variable("x", "category", 3),), "sequence", "text", "int64"))
+    assert model.body.embed.source is None
+    x, seen = torch.tensor([[0, 1, 2, 0, 0, 0, 0, 0]]), torch.arange(8)[None] < 3
+    turned = torch.tensor([[2, 1, 0, 0, 0, 0, 0, 0]])
+    gap = model._params(x, seen, None) - model._params(turned, seen, None)
+    assert float(gap.unflatten(1, (8, -1))[0, 3:].abs().min()) > 1e-4
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("space", [CODES, PIXELS], ids=["codes", "pixels"])
 def test_the_integral_over_t_is_the_sum_over_sizes_and_the_estimate_is_unbiased(space):
     model, x = made(space), states(space)

@@ -140,6 +140,7 @@ class MaskedDiffusion(Model):
             tuple((g.entries, g.width) for g in self.likelihood.groups),
             space.shared,
             tuple(range(space.size)),
+            space.layout == "sequence" and space.shared,
         )
         return Bidirectional(entries, Size(self.width, self.depth, None, self.dropout, self._c_dim))
 

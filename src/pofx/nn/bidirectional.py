@@ -3,7 +3,7 @@
     h = transformer(start, token_1, ..., token_D),    y_j = W_j h_j + b_j
 
 A token is what `Embedding` makes of an entry, its value or the vector of what is hidden. One more token, `start`, gives
-the attention something to look at where nothing is seen.
+the attention something to look at where nothing is seen. In a stream (text) only the distance of two tokens counts.
 
 References: BERT (Devlin 2018, arXiv:1810.04805); registers (Darcet 2023, arXiv:2309.16588).
 """
@@ -31,9 +31,9 @@ class Bidirectional(nn.Module):
         super().__init__()
         width, depth, dropout, _ = size.over(width=64, depth=3, dropout=0.1)
         short = [k if k <= SHORT else 0 for k in entries.levels]
-        self.embed = Embedding(short, entries.numeric, width, entries.shared, missing=True)
+        self.embed = Embedding(short, entries.numeric, width, entries.shared, missing=True, source=not entries.stream)
         self.start = nn.Parameter(torch.zeros(width))
-        self.body = Transformer(width, depth, 4, size.c_dim, dropout, rotary=False)
+        self.body = Transformer(width, depth, 4, size.c_dim, dropout, rotary=entries.stream)
         self.outlets = Outlets(entries, width)
 
     def forward(self, x: Tensor, z: Tensor, seen: Tensor, c: Tensor | None = None) -> Tensor:
