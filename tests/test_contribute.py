@@ -45,6 +45,27 @@ def test_the_spoilt_entry_is_found(normal, way):
     assert (found == 2).double().mean() > 0.95
 
 
+def test_quadrature_is_what_the_others_say(normal):
+    x = normal.sample(40, rng=6)
+    x[0] += torch.tensor([0.0, 4.0, 9.0])  # a row far out
+    exact, found = (pofx.contribute(normal, x, route=way).value for way in ("others", "quadrature"))
+    assert torch.allclose(exact, found, atol=3e-3), (exact - found).abs().max()
+
+
+def test_quadrature_sums_over_codes():
+    x = pofx.open_data(np.random.default_rng(0).integers(0, 3, size=(500, 2)).astype(str), test=10)
+    model = pofx.fit(x, "mixture", seed=0)
+    exact, found = (pofx.contribute(model, x.x[:30], route=way).value for way in ("others", "quadrature"))
+    assert torch.allclose(exact, found, atol=1e-5)
+
+
+def test_quadrature_needs_no_log_z(normal):
+    model = pofx.fit(normal.sample(2000, rng=1), "experts", seed=0)
+    x = normal.sample(20, rng=2)
+    answer = pofx.contribute(model, x)
+    assert answer.route == "quadrature" and bool(torch.isfinite(answer.value).all())
+
+
 def test_a_gap_adds_nothing(normal):
     x = normal.sample(5, rng=2)
     x[:, 1] = torch.nan

@@ -24,7 +24,7 @@ def picture(height: int = 4, width: int = 4) -> Space:
 @pytest.fixture
 def oracle() -> Gaussian:
     model = Gaussian().build(real(3))
-    model.mean.copy_(torch.tensor([[0.5, -1.0, 0.2]]))
+    model.mean.copy_(torch.tensor([0.5, -1.0, 0.2]))
     model.covariance.copy_(torch.tensor([[1.5, 0.6, -0.3], [0.6, 0.8, 0.2], [-0.3, 0.2, 0.5]]))
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -143,12 +144,42 @@ def test_a_chain_over_latents_agrees():
     precision = torch.eye(2).double() + seen.T @ seen / 0.25
     want = model.W @ torch.linalg.solve(precision, seen.T @ y[0] / 0.25)
     cov = model.W @ torch.linalg.inv(precision) @ model.W.T
-    answer = pofx.restore(model, y, lambda x: x[:, :2], 0.5, draws=400, rng=0)
-    assert answer.route == "latents"
+    answer = pofx.restore(model, y, lambda x: x[:, :2], 0.5, draws=400, rng=0, route="latents")
     draws = answer.raw[:, 0].double()
     error = (draws.mean(0) - want) / (cov.diagonal() / 400).sqrt()
     assert error.abs().max() < 5, error
     assert ((draws.var(0) / cov.diagonal()).log().abs() < 0.4).all()
+
+
+def test_weighed_draws_agree(oracle):
+    model, mean, cov = oracle
+    matrix = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0]]).double()
+    y = torch.tensor([[3.5, 11.0], [2.0, 8.0]]).double()
+    answer = pofx.restore(model, y, lambda x: x @ matrix.T, 1.0, draws=600, rng=0, route="draws")
+    for k in range(2):
+        want, want_cov = posterior(mean, cov, matrix, y[k], 1.0)
+        draws = answer.raw[:, k].double()
+        # of 20 000 draws some 800 explain y: the pool's own error is added
+        error = (draws.mean(0) - want) / (
+            want_cov.diagonal() * (1 / 600 + 1 / answer.diagnostics["effective draws"])
+        ).sqrt()
+        assert error.abs().max() < 5, error
+        assert ((draws.var(0) / want_cov.diagonal()).log().abs() < 0.35).all()
+
+
+def test_weighed_draws_follow_what_is_given_and_say_when_too_few_agree():
+    rng = np.random.default_rng(0)
+    side = rng.integers(2, size=4000)
+    frame = pd.DataFrame({"a": rng.normal(size=4000) + 6 * side, "b": rng.normal(size=4000), "side": side.astype(str)})
+    model = pofx.fit(pofx.open_data(frame, given="side", test=10), "gaussian", seed=0)
+    y = torch.zeros(2, 1).double()
+    answer = pofx.restore(model, y, lambda x: x[:, 1:], 0.5, {"side": ["0", "1"]}, draws=200, rng=0, route="draws")
+    a = answer.diagnostics["mean"][:, 0]
+    assert abs(float(a[0])) < 0.4 and abs(float(a[1]) - 6) < 0.4
+    with pytest.raises(pofx.Unsupported, match="hardly"):
+        pofx.restore(model, y + 1e3, lambda x: x[:, 1:], 0.5, {"side": "0"}, rng=0, route="draws")
+    with pytest.raises(pofx.Unsupported, match="13 numbers"):
+        pofx.restore(model, torch.zeros(1, 13), lambda x: x[:, :1].expand(-1, 13), 0.5, rng=0, route="draws")
 
 
 def test_operators():

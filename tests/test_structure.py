@@ -72,6 +72,18 @@ def test_the_number_of_groups_is_found(groups):
     assert pofx.cluster(pofx.fit(one, "kde", seed=0), one, range(1, 6)).diagnostics["clusters"] == 1
 
 
+def test_groups_are_those_of_the_model():
+    """The rows fall apart along the first column, the model's draws along the second."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 2)) + np.array([6.0, 0.0]) * rng.integers(2, size=(400, 1))
+    model = pofx.fit(x[:, ::-1].copy(), "kde", seed=0)
+    answer = pofx.cluster(model, x, 2, rng=0)
+    assert answer.route == "draws"
+    upper = x[:, 1] > 3  # where the model has its border
+    agreed = (answer.value.numpy() == 1) == upper
+    assert max(agreed.mean(), 1 - agreed.mean()) > 0.97
+
+
 def test_probe_and_neighbours(groups):
     x, y = groups
     assert probe_accuracy(x[:400], y[:400], x[400:], y[400:]).value > 0.98

@@ -51,6 +51,17 @@ def test_the_dimension_of_a_normal_in_closed_form(normal):
     assert curve == sorted(curve, reverse=True), "the coarser, the fewer"
 
 
+@pytest.mark.parametrize("scale", [0.3, 0.6])
+def test_pairs_of_draws_tell_the_same_dimension(normal, scale):
+    """Of a normal law both are sum l / (l + s^2)."""
+    want = dimension(normal, scale=scale, draws=16, rng=2).value
+    found = [dimension(normal, scale=scale, rng=k, route="pairs").value for k in range(4)]
+    error = np.std(found, ddof=1) / 2
+    assert abs(np.mean(found) - want) < 5 * max(error, 0.01)
+    with pytest.raises(pofx.Unsupported, match="pairs"):
+        dimension(normal, scale=1e-4, route="pairs")
+
+
 def test_two_nearest_neighbours():
     rng = np.random.default_rng(0)
     for d in (1, 2, 4):

@@ -20,8 +20,8 @@ LOG_PRIOR = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
 def classes() -> Gaussian:
     model = Gaussian()
     model.build(real(2).replace(dtype="float64"), {"label": category(3)})
-    model.mean, model.covariance, model.whole = MEANS.clone(), COV.clone(), COV.clone()
-    model.overall = MEANS.mean(0)
+    model.mean, model.slope = MEANS.mean(0), MEANS - MEANS.mean(0)
+    model.covariance, model.whole = COV.clone(), COV.clone()
     return model
 
 
@@ -126,7 +126,7 @@ def test_guidance_telescopes():
         assert torch.allclose(Guided(model, {"label": weight}).denoise(u, ones, ones, c), want)
     # for classes with one covariance guidance moves the mean alone: D_w is the denoiser of m + w (m_c - m)
     moved = classes()
-    moved.mean = moved.overall + 3 * (MEANS - moved.overall)
+    moved.slope = 3 * moved.slope
     assert torch.allclose(Guided(model, {"label": 3.0}).denoise(u, ones, ones, c), moved.denoise(u, ones, ones, c))
 
 
@@ -159,7 +159,7 @@ def test_guidance_draws_by_every_solver(solver, steps, path):
     """Where it is exact (classes with one covariance), draws are of N(m + w (m_c - m), S)."""
     model = classes()
     c = {"label": torch.tensor([2])}
-    want = model.overall + 2 * (MEANS[2] - model.overall)
+    want = model.mean + 2 * (MEANS[2] - model.mean)
     x = Guided(model, {"label": 2.0}, solver, steps, path).sample(3000, c, 3)[:, 0]
     assert ((x.mean(0) - want) / (COV.diagonal() / 3000).sqrt()).abs().max() < 5
     assert (torch.cov(x.T) - COV).abs().max() < 0.12
@@ -174,6 +174,7 @@ def test_fixed_is_the_model_given_that():
     assert torch.equal(held.denoise(x, one, one), model.denoise(x, one, one, c))
     assert torch.equal(held.score(x), model.score(x, c))
     assert torch.equal(held.sample(5, None, 3), model.sample(1, c, 3)[0])
+    assert torch.equal(held.decode(x).mean(), model.decode(x, c).mean())
     assert torch.equal(held.condition(x, mask).sample(2, Rng(0)), model.condition(x, mask, c).sample(2, Rng(0)))
     with pytest.raises(ValueError, match="unknown"):
         held.sample(2, {"label": torch.tensor(0)})

@@ -50,9 +50,9 @@ def _flat(x: Tensor) -> Tensor:
 
 def drawn(model: Model, w: World) -> float:
     """Minus the distance of draws to fresh rows of the law."""
-    drawn = sample(model, 1000, rng=0).raw
-    assert drawn is not None
-    return alike(w, drawn)
+    found = sample(model, 1000, rng=0).raw
+    assert found is not None
+    return alike(w, found)
 
 
 def alike(w: World, drawn: Tensor) -> float:

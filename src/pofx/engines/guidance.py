@@ -22,8 +22,6 @@ from ..randomness import Rng
 from . import inverse
 from .diffusion import Denoiser, Path, ddim, heun, nodes, prior, reverse_step
 
-REACH = 8.0  # deviations; the covariance of a network need be none, and then the correction has no end
-
 
 def posterior_denoiser(
     denoise: Denoiser, mask: Tensor, values: Tensor, *, noise: float = 1e-3, iterations: int = 8, data_std: float = 1.0
@@ -36,14 +34,14 @@ def posterior_denoiser(
         values: (B, *event), read where mask is True.
         noise: standard deviation of the observation.
         iterations: of the conjugate gradients; as many as observed entries make the solve exact.
-        data_std: standard deviation of the data; no mean goes further out than REACH of it, or 1.5 times what is seen.
+        data_std: standard deviation of the data; no mean goes further out than `inverse.REACH` of it.
     """
 
     def seen(u: Tensor) -> Tensor:
         return torch.where(mask, u, 0.0)
 
-    far = max(REACH * data_std, 1.5 * float(seen(values).abs().max())) * torch.ones((), dtype=values.dtype)
-    within = -far.to(values.device), far.to(values.device)
+    far = torch.full((), inverse.REACH * data_std, dtype=values.dtype, device=values.device)
+    within = -far, far
     return inverse.posterior_denoiser(denoise, seen, seen(values), noise=noise, iterations=iterations, within=within)
 
 

@@ -26,6 +26,7 @@ from .diffusion import Denoiser, nodes, prior
 from .paths import VE
 
 TILT = 0.1  # the cosine of two residuals from which on an operator does not count as symmetric
+REACH = 20.0  # deviations; V of a network need be no covariance, and then a correction has no end
 SMALLEST_ALPHA = 1e-3  # where alpha = 0 the covariance cannot be read from the derivative
 
 

@@ -28,9 +28,10 @@ from torch import Tensor
 from pofx.engines.bound import Range
 from pofx.engines.ode import METHODS, log_likelihood, odeint
 from pofx.engines.transport import assignment, groups
-from pofx.model import Batch, Card, Given, Model, Player, Quality, Rng, Unsupported, Value
+from pofx.model import Batch, Card, Given, Model, Player, Predictive, Quality, Rng, Unsupported, Value
 from pofx.nn.conditioner import Condition, conditioner, drop
 from pofx.nn.velocity import SHORT, Form, Velocity, octaves
+from pofx.wrappers import Point
 
 LOG_2PI = math.log(2 * math.pi)
 LEVELS = (1e-3, 80.0)  # t / (1 - t) that the network tells apart
@@ -251,12 +252,16 @@ class ContinuousFlow(Model):
         return odeint(self._field(c), u, method=self.solver, times=times).x
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
-        z = rng.normal((count, *self.space.shape))
-        return self._carried(z, self._condition_vector(given, count), back=True).to(self.space.torch_dtype)
+        return self._decode(rng.normal((count, self.space.size)), given).sample(rng)
 
     def _encode(self, x: Tensor, given: Given) -> torch.distributions.Distribution:
         z = self._carried(x.float(), self._condition_vector(given, len(x))).flatten(1)
         return torch.distributions.Independent(torch.distributions.Normal(z, torch.full_like(z, 1e-6)), 1)
+
+    def _decode(self, z: Tensor, given: Given) -> Predictive:
+        noise = z.float().reshape(-1, *self.space.shape)
+        u = self._carried(noise, self._condition_vector(given, len(z)), back=True)
+        return Predictive(Point(self.space, "continuous_flow"), u.flatten(1))
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
         if observed is not None:

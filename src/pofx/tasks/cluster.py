@@ -2,8 +2,10 @@
 
     p(k | z) from a mixture of K normals over z,    K = argmax over K of the log likelihood of rows held out
 
-z are the model's latents, or where it has none the coordinates of its chart. The number of clusters is not a guess: it
-is the one under which rows that the mixture did not see are likeliest; where one cluster wins, there are no groups.
+z are the model's latents, where they are fewer than the entries: as many latents as entries hold all of x in one normal
+cloud, by construction without groups. Else the mixture learns the model's own draws, in the coordinates of its chart,
+and names the rows. The number of clusters is not a guess: it is the one under which rows held out from a mixture that
+learnt the others are likeliest; where one cluster wins, there are no groups.
 
 References: Fraley and Raftery 2002 (mixtures as clusters, and their number).
 """
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.model import Model, Quality
+from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.embed import by_posterior as latents_of
@@ -25,7 +27,8 @@ from pofx.tasks.embed import by_posterior as latents_of
 QUESTION = "Which groups are there?"
 UNIT = "cluster"
 MOST = 15  # clusters that are tried
-FOLDS = 3
+FOLDS, DRAWN = 3, 2000
+Points = np.ndarray[Any, Any]
 
 
 def cluster(
@@ -67,35 +70,42 @@ def cluster(
 
 def by_latents(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
     """A mixture of normals over the latents."""
-    return _mixed(latents_of(model, x, given).value, counts, rng)
+    z = latents_of(model, x, given).value
+    if z.shape[1] >= model.space.size and "sample" in model.offers():
+        raise Unsupported("it has as many latents as entries, in which there are no groups")
+    return _mixed(z, None, counts, rng)
 
 
-def by_chart(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
-    """A mixture of normals over the coordinates of the chart; the model itself adds nothing but its units."""
+def by_draws(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
+    """A mixture of normals over the model's own draws, in the coordinates of its chart."""
     with torch.no_grad():
-        return _mixed(model.chart.encode(x).flatten(1).double(), counts, rng)
+        drawn = model.sample(1, given, rng)[0] if given else model.sample(max(DRAWN, len(x)), None, rng)
+        u, own = (model.chart.encode(v).flatten(1).double() for v in (x, drawn))
+        return _mixed(u, own, counts, rng)
 
 
-def _mixed(z: Tensor, counts: list[int], rng: Rng) -> Answer:
-    points = z.numpy()
-    scale = points.std(0)
-    points = (points - points.mean(0)) / np.where(scale > 1e-9, scale, 1.0)
-    fold = rng.permutation(len(points)).cpu().numpy() % FOLDS
-    tried = {k: _held_out(points, fold, k, rng) for k in counts} if len(counts) > 1 else {counts[0]: float("nan")}
-    best = max(tried, key=lambda k: tried[k]) if len(counts) > 1 else counts[0]
-    p = _fitted(points, best, rng, starts=4).predict_proba(points)
+def _mixed(z: Tensor, drawn: Tensor | None, counts: list[int], rng: Rng) -> Answer:
+    """Groups of z, by a mixture that learns z itself, or draws."""
+    rows, points = z.numpy(), (z if drawn is None else drawn).numpy()
+    middle, scale = points.mean(0), np.where(points.std(0) > 1e-9, points.std(0), 1.0)
+    rows, points = (rows - middle) / scale, (points - middle) / scale
+    parts = _folds(rows, rng)
+    tried = {k: float(np.mean([_fitted(a, k, rng).score(b) for a, b in parts])) for k in counts if len(counts) > 1}
+    best = max(tried, key=lambda k: tried[k]) if tried else counts[0]
+    p = _fitted(points, best, rng, starts=4).predict_proba(rows)
     p = p[:, np.argsort(-np.bincount(p.argmax(1), minlength=best), kind="stable")]
     found = torch.from_numpy(p)
-    words = {"clusters": best, "p": found, "tried": tried}
+    words = {"clusters": best, "p": found, "tried": tried or {best: float("nan")}}
     return Answer(found.argmax(1), UNIT, Quality.ESTIMATE, raw=found, diagnostics=words)
 
 
-def _held_out(points: np.ndarray[Any, Any], fold: np.ndarray[Any, Any], k: int, rng: Rng) -> float:
-    scores = [_fitted(points[fold != f], k, rng).score(points[fold == f]) for f in range(FOLDS)]
-    return float(np.mean(scores))
+def _folds(rows: Points, rng: Rng) -> list[tuple[Points, Points]]:
+    """Rows to learn from and rows held out, three times."""
+    fold = rng.permutation(len(rows)).cpu().numpy() % FOLDS
+    return [(rows[fold != f], rows[fold == f]) for f in range(FOLDS)]
 
 
-def _fitted(points: np.ndarray[Any, Any], k: int, rng: Rng, starts: int = 2) -> Any:
+def _fitted(points: Points, k: int, rng: Rng, starts: int = 2) -> Any:
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -114,5 +124,5 @@ def _fitted(points: np.ndarray[Any, Any], k: int, rng: Rng, starts: int = 2) -> 
 
 ROUTES = (
     route(by_latents, "encode", sources="Fraley and Raftery 2002"),
-    route(by_chart, "sample", sources="Fraley and Raftery 2002"),
+    route(by_draws, "sample", sources="Fraley and Raftery 2002"),
 )

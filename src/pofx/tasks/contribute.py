@@ -3,9 +3,11 @@
     by others      log p(x_i | all other entries) = log p(x) - log p(x without i)
     by steps       log p(x_i | entries before it);  they add up to log p(x)
     by denoising   - |u_i - D_i|^2 / 2 s^2 at one noise level s: where x is not what its surroundings expect
+    by quadrature  log p(x) - log int p(x with x_i = v) dv, as by others: a sum over codes, a grid over numbers
 
-Routes, best first. Low numbers are strange entries. With dependent entries the two first differ: an odd entry may
-be blamed on the one after it by `steps`, not by `others`.
+Routes, best first. Low numbers are strange entries. With dependent entries the chain rule differs from the others: an
+odd entry may be blamed on the one after it by `steps`, not by `others`. By quadrature log Z cancels, so an energy needs
+none.
 
 References: Graham et al. 2023 (arXiv:2211.07740) for the last.
 """
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pofx.kinds.base import Variable
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
@@ -25,6 +28,8 @@ from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 QUESTION = "Which entries make x unlikely?"
 UNIT = "nats an entry"
 NOISE, LARGEST, CHUNK = 0.5, 256, 512
+COARSE, FINE, SIDE = 257, 65, 8.0  # nodes over all of an entry, and near x_i; how many deviations that is
+ASKED = 4096  # x with one entry changed, of each row
 
 
 def contribute(
@@ -92,6 +97,59 @@ def by_steps(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
     return Answer(torch.cat(parts).reshape(x.shape), UNIT, Quality.EXACT)
 
 
+def by_quadrature(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
+    """log p(x) less the log of the sum, or integral, of p over all values of one entry."""
+    if not bool(observed.all()):
+        raise Unsupported("it needs complete rows")
+    space = model.space
+    asked = sum(space.variable(i).levels if space.variable(i).discrete else COARSE + FINE for i in range(space.size))
+    if asked > ASKED:
+        raise Unsupported(f"{asked} values of its entries are too many to try one by one")
+    with torch.no_grad():
+        whole = _even(model, x, given, draws, rng)
+        parts = [whole - _log_integral(model, x, i, given, draws, rng) for i in range(space.size)]
+    return Answer(torch.stack(parts, 1).reshape(x.shape), UNIT, Quality.ESTIMATE)
+
+
+def _log_integral(model: Model, x: Tensor, i: int, given: dict[str, Tensor], draws: int, rng: Rng) -> Tensor:
+    """log of the integral of p over entry i, `(N,)`."""
+    nodes, log_width = _nodes(model.space.variable(i), x.flatten(1)[:, i])
+    rows = x.flatten(1).repeat_interleave(nodes.shape[1], 0)
+    rows[:, i] = nodes.flatten().to(rows.dtype)
+    c = {k: v.repeat_interleave(nodes.shape[1], 0) for k, v in given.items()}
+    log_p = _even(model, rows.reshape(-1, *x.shape[1:]), c, draws, rng).reshape(nodes.shape)
+    return torch.logsumexp(log_p + log_width, 1)
+
+
+def _nodes(v: Variable, x_i: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of an entry `(N, K)`, and the log of how much of the line each stands for."""
+    if v.discrete:
+        nodes = torch.arange(v.levels, dtype=torch.float64).expand(len(x_i), -1)
+        return nodes, torch.zeros_like(nodes)
+    low = v.mean - SIDE * v.scale if v.low is None else v.low
+    high = v.mean + SIDE * v.scale if v.high is None else v.high
+    inner = torch.linspace(low, high, COARSE + 2, dtype=torch.float64)[1:-1].expand(len(x_i), -1)
+    near = x_i.double()[:, None] + torch.linspace(-0.3, 0.3, FINE, dtype=torch.float64) * v.scale
+    margin = 1e-6 * (high - low)
+    near = near if v.low is None and v.high is None else near.clamp(low + margin, high - margin)
+    nodes = torch.cat([inner, near], 1).sort(1).values
+    gap = nodes.diff(dim=1)
+    width = torch.nn.functional.pad(gap, (1, 0)) / 2 + torch.nn.functional.pad(gap, (0, 1)) / 2
+    return nodes, width.clamp_min(1e-300).log()
+
+
+def _even(model: Model, x: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Tensor:
+    """log p up to a constant that all x share, `(N,)`."""
+    parts = []
+    for start in range(0, len(x), 4096):
+        rows = slice(start, start + 4096)
+        found = model.log_prob(x[rows], {k: v[rows] for k, v in given.items()} or None, None, draws, rng)
+        if found.quality in (Quality.LOWER, Quality.UPPER):
+            raise Unsupported("differences of bounds mean nothing")
+        parts.append(found.value.double())
+    return torch.cat(parts)
+
+
 def by_denoising(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
     """How badly each entry is restored from noise; no log p, but on its scale."""
     chart = model.chart
@@ -109,4 +167,5 @@ ROUTES = (
     route(by_others, "log_prob"),
     route(by_steps, "steps"),
     route(by_denoising, "denoise", sources="Graham et al. 2023 (arXiv:2211.07740)"),
+    route(by_quadrature, "log_prob"),
 )

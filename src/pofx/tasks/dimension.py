@@ -1,15 +1,17 @@
 """Dimension: in how many directions does x really vary?
 
     d(s) = E | u - E[u | u + s e] |^2 / s^2,   e ~ N(0, I)       of a normal: sum_i l_i / (l_i + s^2),  l_i: eigenvalues
+    d(s) = d log C / d log s,   C(s) = E exp(-|u - u'|^2 / 4 s^2)                    u, u' drawn;  of a normal: the same
     d    = N / sum_i log(r2_i / r1_i)                            r1, r2: to the nearest and second nearest of N draws
 
 The first counts the directions in which x varies by more than s: along them noise cannot be told from x and stays,
 across them a denoiser takes it away. It is a curve over the scale s, said in standard deviations of the chart, and has
-a value for each row. The second (TwoNN) is for a model that only draws; it sees the scale of neighbours, and falls
-short of high dimensions.
+a value for each row. The others are for a model that only draws: how the number of near pairs grows with the distance,
+at the same scale; and, where too few draws are that near each other, their nearest neighbours (TwoNN), which have a
+scale of their own and fall short of high dimensions.
 
-References: Wu and Verdu 2011 (MMSE dimension); Stanczuk 2022 (arXiv:2212.12611, from diffusion models); Facco 2017
-(arXiv:1803.06992, TwoNN).
+References: Wu and Verdu 2011 (MMSE dimension); Stanczuk 2022 (arXiv:2212.12611, from diffusion models); Grassberger and
+Procaccia 1983 (correlation dimension; Diks 1996 with a normal kernel); Facco 2017 (arXiv:1803.06992, TwoNN).
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pofx.model import Model, Quality
+from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 
 QUESTION = "In how many directions does x really vary?"
 UNIT = "dimensions"
 SCALES = (0.05, 0.1, 0.2, 0.4, 0.8)
-CHUNK, ROWS = 512, 500
+CHUNK, ROWS, DRAWN = 512, 500, 4000
+PAIRS = 200  # near pairs, below which their number says nothing
 
 
 def dimension(
@@ -83,13 +86,41 @@ def by_denoising(
     return Answer(float(local.mean()), UNIT, Quality.ESTIMATE, raw=local, stderr=error, diagnostics=words)
 
 
+def by_pairs(model: Model, x: Tensor | None, given: dict[str, Tensor], scale: float, draws: int, rng: Rng) -> Answer:
+    """How the share of the model's draws that are near grows with what is called near."""
+    u = _drawn(model, given, rng)
+    rows = u[:ROWS] if x is None else model.chart.encode(x).flatten(1).double()
+    curve = {s: _near(rows, u, s) for s in sorted({*SCALES, scale})}
+    found, pairs = curve[scale]
+    if pairs < PAIRS:
+        raise Unsupported(f"only {pairs:.0f} pairs of its draws are as near as {scale:g} deviations")
+    words = {"curve": {s: v for s, (v, n) in curve.items() if n >= PAIRS}, "entries": model.space.size}
+    return Answer(found, UNIT, Quality.ESTIMATE, diagnostics={**words, "pairs": pairs})
+
+
+def _near(rows: Tensor, u: Tensor, scale: float) -> tuple[float, float]:
+    """d log C / d log s, the mean of |u - u'|^2 / 2 s^2 over pairs by their weight in C; and how many pairs that is."""
+    total = torch.zeros(3, dtype=torch.float64)
+    for part in rows.split(CHUNK):
+        far = torch.cdist(part, u).square() / (2 * scale**2)
+        weight = torch.where(far > 1e-12, (-far / 2).exp(), 0.0)  # a row is no neighbour of itself
+        total += torch.stack([weight.sum(), (weight * far).sum(), weight.square().sum()])
+    share, moment, square = (float(v) for v in total)
+    return moment / max(share, 1e-300), share**2 / max(square, 1e-300)
+
+
+def _drawn(model: Model, given: dict[str, Tensor], rng: Rng, count: int = DRAWN) -> Tensor:
+    """Draws in the chart, flat float64."""
+    count = count if not given else max(len(v) for v in given.values())
+    x = model.sample(1, given, rng)[0] if given else model.sample(count, None, rng)
+    return model.chart.encode(x).flatten(1).double()
+
+
 def by_neighbours(
     model: Model, x: Tensor | None, given: dict[str, Tensor], scale: float, draws: int, rng: Rng
 ) -> Answer:
     """Distances between the model's own draws (TwoNN); it has no scale of its own choice."""
-    count = 2000 if not given else max(len(v) for v in given.values())
-    x = model.sample(1, given, rng)[0] if given else model.sample(count, None, rng)
-    u = model.chart.encode(x).flatten(1).double()
+    u = _drawn(model, given, rng, 2000)
     return Answer(two_nearest(u), UNIT, Quality.ESTIMATE, diagnostics={"draws": len(u), "entries": model.space.size})
 
 
@@ -125,5 +156,6 @@ def _left(model: Model, u: Tensor, given: dict[str, Tensor], scale: float, draws
 
 ROUTES = (
     route(by_denoising, "denoise", "sample", sources="Wu and Verdu 2011"),
+    route(by_pairs, "sample", sources="Grassberger and Procaccia 1983"),
     route(by_neighbours, "sample", sources="Facco et al. 2017 (arXiv:1803.06992)"),
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
-from pofx.model import Model, Quality
+from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 
@@ -70,6 +70,8 @@ def by_latents(model: Model, a: Tensor, b: Tensor, steps: int, given: dict[str, 
     """Between the latents of both, decoded."""
     with torch.no_grad():
         z_a, z_b = (model.encode(x, given or None).mean for x in (a, b))
+        if not z_a.is_floating_point():
+            raise Unsupported("its latents are codes, and nothing lies between two codes")
         z = WAYS[way](z_a.flatten(1), z_b.flatten(1), steps).reshape(steps * len(a), *z_a.shape[1:])
         c = {k: v.repeat(steps, *[1] * (v.ndim - 1)) for k, v in given.items()}
         x = model.decode(z, c or None).mean()

@@ -3,8 +3,9 @@
     y = A(x) + n e,   x ~ p(x | y) = p(x) p(y | x) / p(y);     several draws, their mean and their spread
 
 A is a named measurement (engines/operators.py) or any differentiable function of a batch of x. Routes, best first: the
-denoiser guided by y through its own posterior covariance; a chain over the latents of a decoder; a chain on the score.
-What is drawn is as sharp as the data; the mean of many draws has the smallest squared error and is not.
+denoiser guided by y through its own posterior covariance; where few numbers were measured, the model's draws weighed by
+p(y | x); a chain over the latents of a decoder; a chain on the score. What is drawn is as sharp as the data; the mean
+of many draws has the smallest squared error and is not.
 
 References: PiGDM (Song 2023); MMPS (Rozet 2024, arXiv:2405.13712); latent chains (Hoffman 2017); Whang 2021
 (arXiv:2003.08089).
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pofx.engines.diffusion import Denoiser, ancestral, prior
-from pofx.engines.inverse import log_measurement, posterior_denoiser, wander
+from pofx.engines.inverse import REACH, log_measurement, posterior_denoiser, wander
 from pofx.engines.mcmc import hmc
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
@@ -31,7 +32,7 @@ from pofx.tasks.base import Answer, given_for, route, solve
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
 STEPS, SOLVE = 48, 6  # noise levels, and conjugate gradients at each
-FAR = 20.0  # the covariance of a network need be none, and then a correction has no end
+POOL, MEASURED, FEWEST = 20_000, 12, 4  # draws that are weighed, of at most so many numbers; how many must explain y
 Measure = Callable[[Tensor], Tensor]
 
 
@@ -72,6 +73,7 @@ def restore(
     shape = tuple(measure(torch.zeros(1, *model.space.shape, dtype=torch.float64)).shape[1:])
     if tuple(y.shape[1:]) != shape or not bool(torch.isfinite(y).all()):
         raise ValueError(f"restore: got y of shape {tuple(y.shape)} (finite?); expected finite numbers (N, {shape}).")
+    _in_chart(model, measure)  # codes of categories are no numbers to measure
     c = given_for(model, given, len(y))
     many = {k: v.repeat(draws, *[1] * (v.ndim - 1)) for k, v in c.items()}
     every = y.repeat(draws, *[1] * (y.ndim - 1))
@@ -105,10 +107,33 @@ def _guide(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[
     return posterior_denoiser(denoise, seen, y.float(), noise=noise, iterations=SOLVE, within=within)
 
 
+def by_draws(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
+    """The model's own draws, weighed by p(y | x): exact as their number grows, and hopeless for many numbers."""
+    if y[0].numel() > MEASURED:
+        raise Unsupported(f"{y[0].numel()} numbers were measured, and no draw explains more than {MEASURED}")
+    with torch.no_grad():
+        if given:
+            x = model.sample(POOL // 10, given, rng)  # (M, N, *event)
+            weights = torch.stack([log_measurement(measure, y, noise)(one.double()) for one in x], 1)
+        else:
+            x = torch.cat([model.sample(POOL // 10, None, rng) for _ in range(10)])
+            seen = torch.cat([measure(part.double()).flatten(1).double() for part in x.split(2000)])
+            weights = -0.5 * (torch.cdist(y.flatten(1), seen) / noise).square()
+    weights = weights.softmax(1)
+    effective = float((1 / weights.square().sum(1)).median())
+    if effective < FEWEST:
+        raise Unsupported(f"of {weights.shape[1]} draws hardly {effective:.0f} explain a y")
+    which = rng.categorical(weights.clamp_min(1e-300).log())
+    found = x[which, torch.arange(len(y))] if given else x[which]
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=found, diagnostics={"effective draws": effective})
+
+
 def by_latents(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
     """A Hamiltonian chain over z, from the best of many draws; x is then drawn from its decoder."""
     with torch.no_grad():
         z = _best(model, y, measure, noise, given, rng)
+    if not z.is_floating_point():
+        raise Unsupported("its latents are codes, and a chain wants numbers")
 
     def log_p(value: Tensor) -> Tensor:
         x = model.decode(value, given or None).mean()
@@ -153,10 +178,10 @@ def _in_chart(model: Model, measure: Measure) -> Measure:
 
 
 def _range(chart: Chart) -> tuple[Tensor, Tensor]:
-    """The least and the greatest u of every entry; where it has no end, FAR deviations out."""
+    """The least and the greatest u of every entry; where it has no end, REACH deviations out."""
     low, high = ((end - chart.mean) / chart.scale for end in (chart.low, chart.high))
     free = chart.bounded > 0
-    ends = (torch.where(free, -torch.inf, low).clamp_min(-FAR), torch.where(free, torch.inf, high).clamp_max(FAR))
+    ends = (torch.where(free, -torch.inf, low).clamp_min(-REACH), torch.where(free, torch.inf, high).clamp_max(REACH))
     low, high = (chart.turned(end[None]).reshape(chart.space.shape).float() for end in ends)
     return low, high
 
@@ -212,6 +237,7 @@ def _drawn(model: Model, found: Answer, y: Tensor, measure: Measure, noise: floa
 
 ROUTES = (
     route(by_guidance, "denoise", sources="Rozet et al. 2024 (arXiv:2405.13712)"),
+    route(by_draws, "sample", sources="Gordon et al. 1993 (weighed draws)"),
     route(by_latents, "encode", "decode", "sample", sources="Whang et al. 2021 (arXiv:2003.08089)"),
     route(by_score, "score", "sample", sources="Song and Ermon 2019 (arXiv:1907.05600)"),
     route(by_coarse_guidance, "denoise", sources="Rozet et al. 2024 (arXiv:2405.13712)"),

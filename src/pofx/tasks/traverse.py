@@ -3,8 +3,9 @@
     z_k(t) = z + t s_k v_k,  t = -r .. r;   x = E[x | z_k(t)]        v_k, s_k: main axes of codes, deviations
     x = E[x | x_k = q_t(x_k)]                                        one column moved, the others following it
 
-Routes, best first: along the main axes of a model's codes (its latents), decoded; by the model's conditional, one
-column at a time through its quantiles. `plane=True` walks two axes at once: a map of the manifold.
+Routes, best first: along the main axes of a model's codes (its latents), decoded, unless they are as many as the
+entries, a ball without axes, and there is another way; by the model's conditional, one column at a time through its
+quantiles. `plane=True` walks two axes at once: a map of the manifold.
 
 References: Kingma and Welling 2013 (arXiv:1312.6114, figure 4); Higgins 2017 (beta-VAE: traversals).
 """
@@ -75,6 +76,8 @@ def by_latents(
 ) -> Answer:
     """Along the main axes of the codes, decoded."""
     z = latents_of(model, x, {}).value
+    if z.shape[1] >= model.space.size and "condition" in model.offers():
+        raise Unsupported("it has as many latents as entries, none wider than another")
     middle = z.mean(0)
     _, s, v = torch.linalg.svd(z - middle, full_matrices=False)
     spread, axes = s / max(len(z) - 1, 1) ** 0.5, v
