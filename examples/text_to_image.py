@@ -1,6 +1,6 @@
 """Text to image: pictures drawn from a caption, also from combinations of words that no training caption had.
 
-    POFX_DATA=... python examples/text_to_image.py [--seconds 300] [--no-picture]
+    POFX_DATA=... python examples/text_to_image.py [--steps 7500] [--folder runs/NAME] [--no-picture]
 
 x is a picture of 32 x 32 pixels: a digit or a piece of clothing (MNIST, Fashion-MNIST) in one of six colours and two
 sizes, on a ground of another colour, in one of four corners. Its caption says so: "a small red boot on a blue ground,
@@ -79,7 +79,7 @@ def scenes() -> list[Scene]:
 
 def glyphs(part: str) -> dict[str, np.ndarray]:
     """Noun -> pictures (N, 28, 28), bytes, of the part "train" or "t10k"."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for folder, labels in (("mnist", dict(zip(DIGITS, range(5), strict=True))), ("fashion-mnist", CLOTHES)):
         data = open_data(f"images/{folder}/{part}-images-idx3-ubyte.gz", given="label")
         values = data.given_spaces["label"].variables[0].values or ()
@@ -111,16 +111,16 @@ def some(of: list[Scene], count: int, rng: np.random.Generator) -> list[Scene]:
     return [of[k] for k in rng.integers(len(of), size=count)]
 
 
-def fitted(said: list[Scene], x: np.ndarray, seconds: float, folder: Path | None = None) -> pofx.Model:
+def fitted(said: list[Scene], x: np.ndarray, steps: int, folder: Path | None = None) -> pofx.Model:
     """p(picture | caption); it goes on with what the folder holds."""
     if folder is not None and (folder / MODEL).exists() and not (folder / CHECKPOINT).exists():
         return pofx.load(folder)
     captions = open_data([str(s) for s in said], kind="text", options={"unit": "bpe", "vocabulary": 400})
     data = open_data(x, given={"caption": captions}, test=8, valid=96)
-    # even times: half of the rows are mostly noise, where the caption decides. A patch has 48 numbers, more than the
-    # width: noise does not pass through it, pictures do, so the network says x
-    family = Diffusion(path="linear", weighting="simple", predict="x", width=32, patch=4, frequencies=0, lr=2e-3)
-    resume, budget = folder is not None and folder.exists(), f"{seconds:g} cpu s"
+    # half of the rows are mostly noise, where the caption decides. The network says the picture, as few channels do not
+    # carry the noise of a patch through
+    family = Diffusion(path="linear", weighting="even", predict="x", width=16, patch=2, frequencies=0, lr=3e-3)
+    resume, budget = folder is not None and folder.exists(), f"{steps} steps"
     return pofx.fit(data, family, budget=budget, batch=32, seed=0, threads=1, folder=folder, resume=resume)
 
 
@@ -191,7 +191,7 @@ def picture(tests: dict[str, list[Scene]], made: dict[str, np.ndarray], columns:
 def main() -> None:
     """Fit the judge and the model, choose the guidance, measure, and check what is claimed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=300, help="CPU seconds of the diffusion's fit")
+    parser.add_argument("--steps", type=int, default=7500, help="of the diffusion's fit, 32 pictures each")
     parser.add_argument("--judge-steps", type=int, default=500)
     parser.add_argument("--tests", type=int, default=200, help="captions of each kind")
     parser.add_argument("--folder", type=Path, help="keeps the model; a fit that was cut off goes on")
@@ -205,7 +205,7 @@ def main() -> None:
     said = some([s for s in seen if s not in {*tests["seen"], *choice}], 20_000, rng)
     halves = [{noun: x[k::2] for noun, x in held.items()} for k in range(2)]
     clock = time.process_time()
-    model = fitted(said, pictures(said, halves[0], rng), asked.seconds, asked.folder)
+    model = fitted(said, pictures(said, halves[0], rng), asked.steps, asked.folder)
     print(f"diffusion fitted in {time.process_time() - clock:.0f} CPU s", flush=True)
     clock = time.process_time()
     judge = learnt_judge(halves[1], asked.judge_steps, np.random.default_rng(1))
