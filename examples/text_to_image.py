@@ -15,7 +15,7 @@ from, and draws that were given no caption, the lower one. The scale of the guid
 measured on.
 
 References: classifier-free guidance (Ho 2022, arXiv:2207.12598); attention to a caption (Rombach 2021,
-arXiv:2112.10752); R-precision (Xu 2018, arXiv:1711.10485).
+arXiv:2112.10752); a network that says the picture (Li 2025, arXiv:2511.13720); R-precision (Xu 2018, arXiv:1711.10485).
 """
 
 from __future__ import annotations
