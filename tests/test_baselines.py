@@ -11,7 +11,7 @@ import pofx
 from pofx.baselines import BASELINES, Copy, Independent, Last, Uniform, Unigram, enlarged, hold, trivial
 from pofx.data import open_data
 from pofx.kinds import KINDS
-from pofx.model import Unsupported
+from pofx.model import Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.compare import BASELINE_NAMES
 from pofx.tasks.measure import _holes, chimeras
@@ -165,12 +165,27 @@ def test_the_forecast_of_a_walk_is_its_last_value_and_widens():
     assert ((high - low)[:, 3] > 1.5 * (high - low)[:, 0]).all()
 
 
-def test_gaps_and_what_has_no_order_are_refused():
+def test_a_gap_hands_on_the_value_before_it():
     data = walks(50)
     model, seen = fit(Last(), data), torch.ones(1, 6, 2, dtype=torch.bool)
-    seen[0, 2] = False
-    with pytest.raises(Unsupported, match="gaps"):
-        model.log_prob(data.x[:1], observed=seen)
+    seen[0, 2:4] = False
+    whole = model.log_prob(data.x[:1], observed=seen)
+    other = data.x[:1].clone()
+    other[0, 2:4] = 1e6
+    assert whole.quality is Quality.ESTIMATE
+    assert float(model.log_prob(other, observed=seen).value - whole.value) == 0
+    joined = data.x[:1, [0, 1, 4, 5]]  # as if the gap were not there
+    steps = model._terms(torch.cat([joined, joined[:, :2]], 1))[:, :4].sum()
+    assert float(whole.value) == pytest.approx(float(steps), abs=1e-9)
+    drawn = model.condition(data.x[:1], seen).sample(3000, Rng(0))[:, 0]
+    assert torch.equal(drawn[:, seen[0]], data.x[0][seen[0]].expand(3000, -1))
+    np.testing.assert_allclose((drawn[:, 2] - data.x[0, 1]).std(0), [1, 3], rtol=0.15)
+    seen[0, 2:] = False
+    assert model.log_prob(data.x[:1], observed=seen).quality is Quality.EXACT
+
+
+def test_what_has_no_order_is_refused():
+    data = walks(50)
     with pytest.raises(Unsupported, match="no order"):
         Last().build(open_data(np.random.default_rng(0).normal(size=(9, 5, 3)), kind="shape").space)
     with pytest.raises(Unsupported, match="unigram"):
@@ -194,12 +209,33 @@ def test_unigrams_of_documents_sum_to_one_and_know_the_end():
     letters = train[(train != data.space.meta["pad"])]
     a = (letters == train[0, 0]).double().mean()
     assert float(model.log_p[train[0, 0]].exp()) == pytest.approx(float(a), abs=0.05)
-    seen = torch.zeros(1, D, dtype=torch.bool)
-    seen[0, :1] = True
-    rest = model.condition(every[:1], seen).log_prob(every[every[:, 0] == every[0, 0]]).value
-    assert float(rest.exp().sum()) == pytest.approx(1, abs=1e-12)
-    with pytest.raises(Unsupported, match="beginning"):
-        model.condition(every[:1], ~seen)
+
+
+def test_unigrams_with_gaps_are_sums_over_what_the_gaps_may_hold():
+    """Every mask of every document: the marginal is the sum, the conditional its share, and draws follow it."""
+    data = open_data(["ab", "a", "bb", "aab"] * 3, kind="text")
+    model = fit(Unigram(), data)
+    K, D = data.space.variables[0].levels, data.space.size
+    every = torch.cartesian_prod(*[torch.arange(K)] * D)
+    p = model.log_prob(every).value.exp()
+    rows = every[p > 0]
+    for mask in torch.cartesian_prod(*[torch.tensor([False, True])] * D):
+        for row in rows[:: max(1, len(rows) // 12)]:
+            fits = ((every == row) | ~mask).all(1)
+            got = model.log_prob(row[None], observed=mask[None]).value.exp()
+            assert float(got) == pytest.approx(float(p[fits].sum()), abs=1e-12), (row, mask)
+    pad, end, letter = data.space.meta["pad"], data.space.meta["end"], int(rows[-1][0])
+    for wrong in ([end, pad, letter, pad], [end, letter, pad, pad], [letter, pad, letter, pad]):
+        seen = torch.ones(1, D, dtype=torch.bool)
+        assert float(model.log_prob(torch.tensor([wrong]), observed=seen).value) == -math.inf
+    for row, mask in ((rows[5], [0, 1, 0, 0]), (rows[-1], [0, 0, 0, 1]), (rows[3], [0, 0, 1, 0])):
+        seen = torch.tensor(mask, dtype=torch.bool)[None]
+        fits = ((every == row) | ~seen[0]).all(1) & (p > 0)
+        drawn = model.condition(row[None], seen).sample(8000, Rng(0))[:, 0]
+        want = p[fits] / p[fits].sum()
+        share = torch.stack([(drawn == one).all(1).double().mean() for one in every[fits]])
+        assert float(share.sum()) == pytest.approx(1)
+        assert float(((share - want) / (want * (1 - want) / 8000).sqrt().clamp_min(1e-9)).abs().max()) < 5
 
 
 def test_unigrams_of_windows_fill_any_gap():

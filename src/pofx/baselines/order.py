@@ -4,7 +4,9 @@
     Unigram   p(x) = prod_i p(x_i),  one law for all places;  after END only PAD
 
 p_1 and p_d are histograms, one for each channel (of pixels, one for all). A forecast by `Last` has the last value in
-its middle, or that of a season ago where s is a season, and grows wider as a random walk does.
+its middle, or that of a season ago where s is a season, and grows wider as a random walk does. A gap is filled from
+what is known before it, whatever comes after: exact where nothing does, an estimate elsewhere. `Unigram` is exact
+throughout.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pofx.baselines.entries import BINS, below, card, histogram, log_density, qu
 from pofx.data import Data
 from pofx.kinds.base import Variable
 from pofx.kinds.ending import Ending
-from pofx.model import Conditional, Given, Model, Report, Unsupported, Value
+from pofx.model import Conditional, Given, Model, Quality, Report, Unsupported, Value
 from pofx.randomness import Rng
 
 Table = tuple[Tensor, Tensor]
@@ -71,17 +73,26 @@ class Last(Model):
         steps = steps.reshape(len(x), self.space.shape[0], self.channels, -1)
         return steps if x.dtype == torch.bool else steps.double()
 
-    def _terms(self, x: Tensor) -> Tensor:
-        """log p of each step given those before, `(B, T)`."""
+    def _terms(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """log p of each step given what is known before, `(B, T)`; a gap hands on the value before it."""
         steps = self._apart(x)
-        before = torch.zeros_like(steps)
-        before[:, self.season :] = steps[:, : -self.season]
+        seen = torch.ones_like(steps, dtype=torch.bool) if observed is None else self._apart(observed)
+        before, have = self._before(steps, seen)
         parts = []
         for c in range(self.channels):
-            first = self._log_p(steps[:, : self.season, c], before[:, : self.season, c], c, 0)
-            later = self._log_p(steps[:, self.season :, c], before[:, self.season :, c], c, 1)
-            parts.append(torch.cat([first, later], 1).sum(-1))
+            first = self._log_p(steps[:, :, c], torch.zeros_like(steps[:, :, c]), c, 0)
+            later = self._log_p(steps[:, :, c], before[:, :, c], c, 1)
+            parts.append(torch.where(seen[:, :, c], torch.where(have[:, :, c], later, first), 0.0).sum(-1))
         return torch.stack(parts).sum(0)
+
+    def _before(self, steps: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The last known value a season (or several) before each step, and whether there is one."""
+        before, have = torch.zeros_like(steps), torch.zeros_like(seen)
+        for t in range(self.season, steps.shape[1]):
+            k = t - self.season
+            before[:, t] = torch.where(seen[:, k], steps[:, k], before[:, k])
+            have[:, t] = seen[:, k] | have[:, k]
+        return before, have
 
     def _log_p(self, x: Tensor, before: Tensor, channel: int, which: int) -> Tensor:
         v, table = self._variable(channel), self._table(which, channel)
@@ -105,50 +116,43 @@ class Last(Model):
         x = torch.round(x / step) * step
         return x.clamp(low + step / 2, high - step / 2) if v.discrete else x
 
-    def _gone_on(self, x: Tensor, known: Tensor, rng: Rng) -> Tensor:
-        """Steps drawn one after the other where a row does not know them (`known` `(B,)` first steps)."""
-        steps = self._apart(x).clone()
+    def _gone_on(self, x: Tensor, observed: Tensor, rng: Rng) -> Tensor:
+        """What is not known drawn step by step, each from the one before; what comes after does not count."""
+        steps, seen = self._apart(x).clone(), self._apart(observed)
         for t in range(steps.shape[1]):
-            new = known <= t
             for c in range(self.channels):
                 if t < self.season:
                     drawn = self._drawn(torch.zeros_like(steps[:, t, c]), c, 0, rng)
                 else:
                     drawn = self._drawn(steps[:, t - self.season, c], c, 1, rng)
-                steps[new, t, c] = drawn[new]
-        return steps.reshape(x.shape).to(x.dtype)
+                steps[:, t, c] = torch.where(seen[:, t, c], steps[:, t, c], drawn)
+        return torch.where(observed, x, steps.reshape(x.shape).to(x.dtype))
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         x = torch.zeros(count, *self.space.shape, dtype=self.space.torch_dtype)
-        return self._gone_on(x, torch.zeros(count, dtype=torch.long), rng)
+        return self._gone_on(x, torch.zeros_like(x, dtype=torch.bool), rng)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        terms = self._terms(x)
-        if observed is None:
-            return Value(terms.sum(1))
-        known = self._known(observed)
-        return Value((terms * (torch.arange(terms.shape[1]) < known[:, None])).sum(1))
+        return Value(self._terms(x, observed).sum(1), self._quality(observed))
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
-        known = self._known(observed)
-
         def sample(n: int, rng: Rng) -> Tensor:
-            rows = self._gone_on(x.repeat(n, *[1] * (x.ndim - 1)), known.repeat(n), rng).reshape(n, *x.shape)
-            return torch.where(observed, x, rows)
+            rows, seen = (t.repeat(n, *[1] * (t.ndim - 1)) for t in (x, observed))
+            return self._gone_on(rows, seen, rng).reshape(n, *x.shape)
 
         def log_prob(full: Tensor) -> Value:
-            terms = self._terms(full)
-            return Value((terms * (torch.arange(terms.shape[1]) >= known[:, None])).sum(1))
+            return Value((self._terms(full) - self._terms(full, observed)).sum(1), self._quality(observed))
 
-        return Conditional(sample, log_prob)
+        return Conditional(sample, log_prob, self._quality(observed))
 
-    def _known(self, observed: Tensor) -> Tensor:
-        """How many first steps each row knows, where it knows nothing else."""
+    def _quality(self, observed: Tensor | None) -> Quality:
+        """Exact where whole first steps are known and nothing else: elsewhere a gap does not look ahead."""
+        if observed is None:
+            return Quality.EXACT
         steps = observed.flatten(2) if observed.ndim > 2 else observed.unsqueeze(-1)
         known = steps.all(-1).int().cumprod(1).sum(1)
-        if not bool((steps.sum((1, 2)) == known * steps.shape[-1]).all()):
-            raise Unsupported("last: it goes on from whole first steps; gaps between them it does not fill.")
-        return known
+        whole = bool((steps.sum((1, 2)) == known * steps.shape[-1]).all())
+        return Quality.EXACT if whole else Quality.ESTIMATE
 
 
 class Unigram(Model):
@@ -189,10 +193,33 @@ class Unigram(Model):
         return torch.where(after, padded, self.log_p[codes])
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
-        entries = self._entries(x)
-        if observed is None:
-            return Value(entries.sum(1))
-        return Value(torch.where(self._mask(observed), entries, 0.0).sum(1))
+        if observed is None or self.ending is None:
+            entries = self._entries(x)
+            return Value((entries if observed is None else torch.where(observed.flatten(1), entries, 0.0)).sum(1))
+        codes, seen = x.flatten(1).long(), observed.flatten(1)
+        last, pad = self._ends(codes, seen)
+        place = torch.arange(codes.shape[1])
+        known = torch.where(seen & (codes != self.ending.pad), self.log_p[codes], 0.0).sum(1)
+        goes_on = torch.log1p(-self.log_p[self.ending.end].exp())
+        cut = (codes == self.ending.end) & (place < last[:, None])  # symbols after END, or after PAD, are none
+        wrong = seen & (cut | ((place > pad[:, None]) & (codes != self.ending.pad)))
+        inner = ((~seen & (place < last[:, None])).sum(1)) * goes_on
+        free, ended = (pad - last - 1).clamp_min(0), self._closed(codes, seen, last)
+        must = torch.where((pad < codes.shape[1]) & ~ended, torch.log1p(-torch.exp(free * goes_on)), 0.0)
+        return Value(torch.where(wrong.any(1), -math.inf, known + inner + must))
+
+    def _ends(self, codes: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The last place where something else than PAD is known (-1: none), and the first where PAD is (D: none)."""
+        assert self.ending is not None
+        place, pad = torch.arange(codes.shape[1]), codes == self.ending.pad
+        last = torch.where(seen & ~pad, place, -1).amax(1)
+        return last, torch.where(seen & pad, place, codes.shape[1]).amin(1)
+
+    def _closed(self, codes: Tensor, seen: Tensor, last: Tensor) -> Tensor:
+        """Whether the last known symbol is END."""
+        assert self.ending is not None
+        at = codes.gather(1, last.clamp_min(0)[:, None])[:, 0]
+        return (last >= 0) & (at == self.ending.end)
 
     def _sample(self, count: int, given: Given, rng: Rng) -> Tensor:
         x = torch.zeros(count, self.space.size, dtype=torch.long)
@@ -201,25 +228,34 @@ class Unigram(Model):
     def _filled(self, x: Tensor, seen: Tensor, rng: Rng) -> Tensor:
         drawn = rng.categorical(self.log_p.expand(*x.shape, -1))
         codes = torch.where(seen, x, drawn)
-        if self.ending:
-            codes = torch.where(self.ending.after(codes), self.ending.pad, codes)
-        return codes.to(self.space.torch_dtype)
+        if self.ending is None:
+            return codes.to(self.space.torch_dtype)
+        going = self.log_p.clone()
+        going[self.ending.end] = -math.inf
+        inner = rng.categorical(going.expand(*x.shape, -1))
+        last, pad = self._ends(x, seen)
+        place, width = torch.arange(x.shape[1]), (pad - last - 1).clamp_min(1).double()
+        # where PAD is known the end lies before it: its place is drawn first
+        p = self.log_p[self.ending.end].exp()
+        share = rng.uniform((len(x),), torch.float64) * (1 - (1 - p) ** width)
+        end = last + 1 + (torch.log1p(-share) / torch.log1p(-p)).floor().long()
+        closed = (pad < x.shape[1]) & ~self._closed(x, seen, last)
+        before = (place < last[:, None]) | (closed[:, None] & (place < end[:, None]))
+        codes = torch.where(seen, x, torch.where(before, inner, drawn))
+        codes = torch.where(closed[:, None] & (place == end[:, None]), self.ending.end, codes)
+        return torch.where(self.ending.after(codes), self.ending.pad, codes).to(self.space.torch_dtype)
 
     def _condition(self, x: Tensor, observed: Tensor, given: Given) -> Conditional:
-        codes, seen = x.flatten(1).long(), self._mask(observed)
+        codes, seen = x.flatten(1).long(), observed.flatten(1)
 
         def sample(n: int, rng: Rng) -> Tensor:
             rows = self._filled(codes.repeat(n, 1), seen.repeat(n, 1), rng)
             return torch.where(observed, x, rows.reshape(n, *x.shape))
 
-        return Conditional(sample, lambda full: Value(torch.where(seen, 0.0, self._entries(full)).sum(1)))
+        def log_prob(full: Tensor) -> Value:
+            return self.log_prob(full).shifted(-self.log_prob(full, observed=observed).value)
 
-    def _mask(self, observed: Tensor) -> Tensor:
-        """Which places are known, `(B, D)`; of documents that end, a beginning."""
-        seen = observed.flatten(1)
-        if self.ending and not bool((seen.int().cumprod(1).sum(1) == seen.sum(1)).all()):
-            raise Unsupported("unigram: documents that end are known from their beginning on, or not at all.")
-        return seen
+        return Conditional(sample, log_prob)
 
 
 def _step(v: Variable) -> float:
