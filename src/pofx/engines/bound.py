@@ -97,10 +97,13 @@ class Schedule(nn.Module):
         free: whether the ends are learned; not where rows hold points, whose term log p(x | u_0) is not seen here.
     """
 
+    log_ends: Tensor
+
     def __init__(self, sigma_min: float, sigma_max: float, cells: int = 24, free: bool = True) -> None:
         super().__init__()
         self.start, self.free = (sigma_min, sigma_max), free
-        self.log_ends = nn.Parameter(torch.zeros(2))  # relative to where they started
+        ends = torch.zeros(2)  # relative to where they started
+        self.log_ends = nn.Parameter(ends) if free else nn.Buffer(ends)
         self.shares = nn.Parameter(torch.zeros(cells))
 
     @property
