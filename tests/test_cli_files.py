@@ -123,6 +123,8 @@ def test_what_is_written_is_read_again(runs, tmp_path):
     assert pd.read_csv(tmp_path / "t.csv", keep_default_na=False)["text"].tolist() == texts
     cli_io.write(texts, tmp_path / "t.txt", pofx.load(runs / "text").space)
     assert (tmp_path / "t.txt").read_text().split("\n")[:-1] == texts
+    with pytest.raises(ValueError, match="'text' are written as"):
+        cli_io.write(texts, tmp_path / "t.wav", pofx.load(runs / "text").space)
     series = pofx.sample(pofx.load(runs / "series"), 3, rng=0).raw.numpy()
     assert asked("sample", runs / "series", "-n", 3, "--seed", 0, "--out", tmp_path / "s.csv").exit_code == 0
     table = pd.read_csv(tmp_path / "s.csv")
@@ -163,3 +165,23 @@ def test_music_and_sounds_go_on(runs, tmp_path):
         pofx.forecast(music, roll, 4)
     with pytest.raises(ValueError, match="series, text, audio, music and video"):
         pofx.forecast(pofx.load(runs / "table"), sources()["table"][0])
+
+
+def test_translate_by_a_bridge_by_noise_and_as_learnt(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 200, (5, 6, 6), dtype=np.uint8)
+    np.save(tmp_path / "rows.npy", drawn)
+    for words in (("--source", runs / "image"), ("--strength", 0.5)):
+        out = tmp_path / f"by{words[0]}" / "x.jpg"
+        done = asked("translate", runs / "image", tmp_path / "rows.npy", *words, "--out", out, "--json")
+        assert done.exit_code == 0, done.exception
+        assert len(json.loads(done.stdout)["files"]) == 5 == len(list(out.parent.iterdir()))
+    pairs = open_data(drawn.repeat(8, 0), given={"coarse": (drawn // 2).repeat(8, 0)})
+    model = pofx.fit(pairs, "gaussian", progress=False, folder=tmp_path / "learnt")
+    done = asked("translate", tmp_path / "learnt", tmp_path / "rows.npy", "--out", tmp_path / "all.png")
+    assert done.exit_code == 0, done.exception
+    assert (tmp_path / "all.png").stat().st_size > 100 and list(model.given) == ["coarse"]
+    done = asked("translate", runs / "image", tmp_path / "rows.npy")
+    assert "expected --source, --strength" in str(done.exception)
+    done = asked("translate", runs / "image", tmp_path / "rows.npy", "--strength", 0.5, "--out", tmp_path / "x.mid")
+    assert ".png, .jpg" in str(done.exception)

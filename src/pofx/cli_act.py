@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pofx import cli_io as io
-from pofx.cli_options import Json, Own, Route, Run, Seed
+from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed
 
 actions = typer.Typer()
 
@@ -73,3 +73,27 @@ def stylise(
     gain = answer.diagnostics["gain"]
     words = {"file": str(out), **answer.diagnostics}
     io.tell(json_, words, f"wrote {out}; the distance to the style fell {gain:.0f} times")
+
+
+@actions.command()
+def translate(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="What is to be translated: rows of the other side, or a draft.")],
+    source: Annotated[Path | None, typer.Option(help="A fitted model of the side that the rows are from.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Of a draft: 0 gives it back, 1 forgets it.")] = None,
+    out: Out = None,
+    given: Given = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """What would this be on the other side?"""
+    from pofx.tasks.translate import translate as ask
+
+    model = io.load(run, add)
+    io.fits(out, model.space)
+    other = None if source is None else io.load(source, add)
+    rows = io.other_side(model, other, strength, data, given)
+    answer = ask(model, rows, other, strength, io.values(given), rng=seed, route=route)
+    io.deliver(model, answer, out, json_)

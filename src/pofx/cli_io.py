@@ -52,6 +52,25 @@ def rows(model: Any, data: str) -> Any:
     return KINDS[model.space.kind].rows(find(data), model.space)
 
 
+def other_side(model: Any, source: Any, strength: float | None, data: str, given: list[str] | None) -> Any:
+    """Rows to translate: of the source's kind, of the model's own, or of the kind that it was given."""
+    from pofx.data import find
+    from pofx.kinds import KINDS
+    from pofx.kinds._arrays import is_arrays, load_arrays, main_array
+
+    if source is not None or strength is not None:
+        return rows(source or model, data)
+    names = [name for name in model.given if name not in pairs(given)]
+    if len(names) != 1:
+        raise ValueError(
+            f"translate: the model is given {sorted(model.given) or 'nothing'}; expected --source, --strength, or a "
+            "model that is given the rows alone (--given name=value says the others)."
+        )
+    path, space = find(data), model.given[names[0]]
+    plain = space.kind == "array" and is_arrays(path)  # of any shape
+    return main_array(load_arrays(path)) if plain else KINDS[space.kind].rows(path, space)
+
+
 def held(source: str) -> Any:
     """Rows of a file, a folder or a bundled name as the user's own type, without a model."""
     from pofx.data import open_data

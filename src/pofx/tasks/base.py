@@ -162,6 +162,8 @@ def given_for(model: Model, given: Mapping[str, Any] | None, rows: int) -> dict[
             raise ValueError(f"given {name!r} is unknown; the model was fitted given {known}.")
         tensor = _code(name, value, model.given[name])
         space = model.given[name]
+        if space.shape[-1:] == (1,) and tuple(tensor.shape[-len(space.shape) + 1 :]) == space.shape[:-1]:
+            tensor = tensor.unsqueeze(-1)  # grey pictures without their last axis
         tensor = tensor.expand(rows, *space.shape) if tensor.ndim == len(space.shape) else tensor
         if tuple(tensor.shape) != (rows, *space.shape):
             raise ValueError(f"given {name!r}: got shape {tuple(tensor.shape)}, expected {(rows, *space.shape)}.")

@@ -133,7 +133,8 @@ def by_learned(model: Model, asked: Asked) -> Answer:
     if asked.source is not None or asked.strength is not None or len(names) != 1:
         raise Unsupported(f"it wants a model that is given the rows alone, and this one is given {sorted(model.given)}")
     shape, rows = model.given[names[0]].shape, asked.rows
-    count = 1 if getattr(rows, "ndim", None) == len(shape) else len(rows)
+    alone = (shape, shape[:-1]) if shape[-1:] == (1,) else (shape,)  # a grey picture may come without its last axis
+    count = 1 if tuple(getattr(rows, "shape", ())) in alone else len(rows)
     c = given_for(model, {**asked.given, names[0]: rows}, count)
     return Answer(None, UNIT, model.sampler, raw=model.sample(1, c, asked.rng)[0])
 
