@@ -34,7 +34,7 @@ def root(matrix, power=0.5):
 def moments(side):
     """Mean and covariance of a Gaussian in its chart."""
     core = side[0].core
-    return core.mean[0], core.covariance
+    return core.mean, core.covariance
 
 
 def closed(source, target, y, low=None, high=None):
