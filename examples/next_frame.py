@@ -110,7 +110,7 @@ def main() -> None:
     past, truth = torch.from_numpy(test[:, :-AHEAD]), test[:, -AHEAD:].astype(np.float64)
     data = open_data(clips, kind="video", given="past", options={"ahead": AHEAD}, test=1, valid=100)
     start = time.process_time()
-    plain = {"frequencies": 0, "patch": 2}  # waves of ten frames of bytes would be most of the work
+    plain = {"frequencies": 0, "patch": 2, "body": "picture"}  # waves of ten frames of bytes would be most of the work
     budget = f"{asked.seconds:g}s"
     model = pofx.fit(
         data, "diffusion", budget=budget, seed=0, threads=1, batch=32, progress=False, hyper_parameters=plain

@@ -198,8 +198,9 @@ def test_neighbouring_planes_are_learnt(family):
 def test_the_posterior_of_points_knows_no_order():
     x = np.random.default_rng(0).normal(size=(40, 12, 3))
     data = open_data(x, kind="shape")
-    model = pofx.fit(data, "vae", budget="4 steps", threads=1, progress=False)
-    plain = pofx.fit(data, "vae", hyper_parameters={"body": "mlp"}, budget="4 steps", threads=1, progress=False)
+    points = {"body": "set"}
+    model = pofx.fit(data, "vae", hyper_parameters=points, budget="4 steps", threads=1, progress=False)
+    plain = pofx.fit(data, "vae", budget="4 steps", threads=1, progress=False)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         q, p = model.encode(data.x[:5]), model.encode(data.x[:5, order])
@@ -214,7 +215,8 @@ def test_gaps_among_points_are_seen():
     x = np.random.default_rng(0).normal(size=(40, 6, 3))
     x[::3, 2, 1] = np.nan
     data = open_data(np.nan_to_num(x), kind="shape")
-    model = pofx.fit(data, "vae", budget="4 steps", threads=1, progress=False)
+    points = {"body": "set"}
+    model = pofx.fit(data, "vae", hyper_parameters=points, budget="4 steps", threads=1, progress=False)
     seen = torch.ones(3, 6, 3, dtype=torch.bool)
     seen[:, 2] = False
     far = data.x[:3].clone()

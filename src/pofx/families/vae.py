@@ -49,7 +49,7 @@ class VAE(Model):
         posterior: q(z | x) of Gaussian latents: "diagonal", "full", "planar" or "iaf".
         layers: of a flow posterior.
         width, depth: features and residual blocks of encoder and decoder; None chooses by the space.
-        body: "mlp", "conv" (pictures only), "set" (points: an encoder that knows no order), or None to choose.
+        body: "mlp", "conv" (pictures only), or None to choose by size; "set" (points: an encoder that knows no order).
         beta: weight of the KL term; 1 is the bound itself.
         samples: K of the training objective, 1 for the ELBO, more for IWAE.
         free_bits: KL per latent, in nats, that costs nothing extra (with samples=1).
@@ -113,7 +113,7 @@ class VAE(Model):
         if self.body == "conv" and not picture:
             raise ValueError(f"vae: body='conv' wants pictures (H, W, C), got x of shape {space.shape}; use 'mlp'.")
         self.enter = Chart(space)
-        self.cloud = (self.body or "set") == "set" and self.enter.space.layout == "set"
+        self.cloud = self.body == "set" and self.enter.space.layout == "set"
         if self.body == "set" and not self.cloud:
             raise ValueError(f"vae: body='set' wants points (P, d), got x of shape {space.shape}; use 'mlp'.")
         components = self.components or (2 if space.shared else 5)
