@@ -64,8 +64,8 @@ def spectrum_gap(y: np.ndarray, truth: np.ndarray) -> float:
 
 
 def tiles_of(y: np.ndarray) -> Tensor:
-    """Squares that cover a picture, (T, 1, 48, 48) float64."""
-    rows, columns = ([*range(0, n - SEEN, SEEN), n - SEEN] for n in y.shape)
+    """Squares spread over a picture, (T, 1, 48, 48) float64."""
+    rows, columns = ([*range(0, n - SEEN, 2 * SEEN), n - SEEN] for n in y.shape)
     return torch.from_numpy(np.stack([y[i : i + SEEN, j : j + SEEN] for i in rows for j in columns]))[:, None]
 
 
@@ -121,7 +121,7 @@ def picture(shown: list[tuple[str, dict[str, np.ndarray], np.ndarray]]) -> None:
     from matplotlib import pyplot as plt
 
     words = ("bicubic", "mean", "GAN", "draw", "photograph")
-    colours = ("#999999", "#0072b2", "#d55e00", "#e69f00", "black")
+    colours = ("#999999", "#0072b2", "#d55e00", "#009e73", "black")
     figure, axes = plt.subplots(len(shown), 6, figsize=(15, 2.7 * len(shown)), layout="constrained")
     for line, (name, answers, truth) in enumerate(shown):
         row = axes[line]
@@ -138,4 +138,4 @@ def picture(shown: list[tuple[str, dict[str, np.ndarray], np.ndarray]]) -> None:
     axes[0][5].legend(fontsize=7, frameon=False)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUT, dpi=80)
-    Image.open(OUT).convert("RGB").quantize(128).save(OUT, optimize=True)
+    Image.open(OUT).convert("RGB").quantize(192, kmeans=2).save(OUT, optimize=True)
