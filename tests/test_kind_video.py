@@ -136,6 +136,14 @@ def test_it_is_drawn_and_written(tmp_path):
     np.testing.assert_array_equal(VIDEO.read(paths[1], length=5).x[0, :, ::2, ::2], data.x[1])
 
 
+def test_few_levels_are_written_over_the_whole_range(tmp_path):
+    space = open_data(clips()).space
+    few = space.replace(meta={**space.meta, "white": 3})
+    VIDEO.write(torch.tensor([0, 1, 2, 3, 3]).reshape(1, 5, 1, 1, 1).expand(1, 5, 6, 7, 1), tmp_path / "a.gif", few)
+    back = read_clip(tmp_path / "a.gif", None, None)[0]
+    assert back[:4, 0, 0, 0].tolist() == [0, 85, 170, 255]
+
+
 def test_the_numbers_of_the_metrics():
     a, b = np.zeros((2, 3, 4, 4, 1)), np.full((2, 3, 4, 4, 1), 25.5)
     assert psnr(b, a).value == pytest.approx(20) and psnr(a, a).value == 100
