@@ -164,6 +164,7 @@ def test_a_denoiser_of_points_and_its_bound_know_no_order(family):
         (Space((8, 8, 8), (Variable(),), "grid", meta={"planes": 8}), ["volume", "picture", "vector"]),
         (Space((30, 8, 8), (Variable(),), "grid", meta={"planes": 10}), ["volume", "picture", "vector"]),
         (Space((20, 3), (Variable(),), "set"), ["set", "vector"]),
+        (Space((12, 2), (Variable(),), "sequence"), ["vector", "series"]),
     ],
 )
 def test_each_layout_has_its_body_and_may_take_others(space, bodies):

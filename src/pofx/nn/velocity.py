@@ -125,10 +125,10 @@ def _forms(space: Laid) -> dict[str, Form]:
         found["picture"] = Form("picture", shape, (1, *shape[1:]), shape[0])
     if space.layout == "set" and len(shape) == 2:
         found["set"] = Form("set", shape, channels=shape[1])
-    vector = {"vector": Form("vector", shape)}
-    if space.layout == "sequence" and shape and shape[0] > 1:
+    found["vector"] = Form("vector", shape)
+    if space.layout == "sequence" and shape and shape[0] > 1:  # slower, and no better in the same seconds
         found["series"] = Form("series", shape, (shape[0], 1, 1), math.prod(shape[1:]))
-    return found | vector
+    return found
 
 
 class Velocity(nn.Module):
