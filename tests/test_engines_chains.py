@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pofx.engines import guidance, mcmc
+from pofx.engines import guidance, inverse, mcmc
 from pofx.engines.ais import ais, reverse_ais
 from pofx.engines.diffusion import VP
 from pofx.randomness import Rng
@@ -261,7 +261,7 @@ def test_a_denoiser_whose_slope_is_no_covariance_does_not_run_away():
     found = guidance.posterior_denoiser(wild, mask, VALUES.expand(500, 3), noise=1e-2)(
         2 * Rng(0).normal((500, 3), torch.float64), one, one
     )
-    assert float(found.abs().max()) <= guidance.REACH
+    assert float(found.abs().max()) <= inverse.REACH
     values = torch.full((500, 3), 40.0, dtype=torch.float64)  # what is seen may be far out
     far = guidance.posterior_denoiser(lambda u, alpha, sigma: 0.9 * u, mask, values, noise=1e-2)(values, one, one)
     assert float((far[:, 0] - 40).abs().max()) < 0.1

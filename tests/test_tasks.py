@@ -129,7 +129,7 @@ def test_givens_are_read_and_refused():
 
 def test_every_route_listens_to_its_given():
     model = gaussian({"label": category(2)})
-    model.mean[1] = 30.0
+    model.slope[1] = 30.0
     x = torch.tensor([[30.0, math.nan], [0.0, math.nan]]).double()
     label = {"label": torch.tensor([1, 0])}
     for route in ("condition", "guidance", "langevin", "nearest"):
@@ -157,7 +157,7 @@ def test_pools_are_drawn_once_for_each_given():
 
 def test_calibration_is_given_the_same():
     model = gaussian({"label": category(2)})
-    model.mean[1] = 30.0
+    model.slope[1] = 30.0
     label = torch.arange(100) % 2
     x = model.sample(1, {"label": label}, 0)[0]
     data = Data(x, model.space, {"label": label}, dict(model.given), split={"valid": torch.arange(100)})
