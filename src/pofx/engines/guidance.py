@@ -34,13 +34,14 @@ def posterior_denoiser(
         values: (B, *event), read where mask is True.
         noise: standard deviation of the observation.
         iterations: of the conjugate gradients; as many as observed entries make the solve exact.
-        data_std: standard deviation of the data; no mean goes further out than `inverse.REACH` of it.
+        data_std: standard deviation of the data; no mean goes further out than `inverse.REACH` of it, or 1.5 times
+            what is seen.
     """
 
     def seen(u: Tensor) -> Tensor:
         return torch.where(mask, u, 0.0)
 
-    far = torch.full((), inverse.REACH * data_std, dtype=values.dtype, device=values.device)
+    far = (1.5 * seen(values).abs().max()).clamp_min(inverse.REACH * data_std)
     within = -far, far
     return inverse.posterior_denoiser(denoise, seen, seen(values), noise=noise, iterations=iterations, within=within)
 
