@@ -365,7 +365,8 @@ def check(tables: dict[str, dict[str, np.ndarray]], squares: dict[str, np.ndarra
         assert back <= 1, f"{folder}: made small again, an answer is {back:.2f} levels from the coarse picture"
     assert squares["draw"][2] < squares["mean"][2], "a draw's spectrum is further off than the mean's"
     for name, share in edges.items():
-        assert abs(share - 1) < 0.05, f"{name}: steps across the edges of tiles are {share:.2f} of those elsewhere"
+        # a seam is a larger step; where tiles fade into each other the texture that a GAN makes up is a little weaker
+        assert 0.85 < share < 1.05, f"{name}: steps across the edges of tiles are {share:.2f} of those elsewhere"
 
 
 def main() -> None:
