@@ -290,7 +290,7 @@ def test_flac_counts_what_it_must():
 def test_real_digits_take_fewer_bits_than_flac(data_dir):
     options = {"names": "digit_speaker_take", "length": 2000}
     data = open_data("audio/fsdd/recordings_idx0-9.zip", options=options, limit=200, test=60, valid=10)
-    model = pofx.fit(data, Autoregressive(components=20, lr=3e-3), budget="20 steps", progress=False)
+    model = pofx.fit(data, Autoregressive(components=20, lr=3e-3), budget="60 steps", seed=0, progress=False)
     test = data.part("test")
     log_p = model.log_prob(test.x, observed=test.observed).value
     ours = -float(log_p.sum()) / math.log(2)
