@@ -49,7 +49,7 @@ def test_quadrature_is_what_the_others_say(normal):
     x = normal.sample(40, rng=6)
     x[0] += torch.tensor([0.0, 4.0, 9.0])  # a row far out
     exact, found = (pofx.contribute(normal, x, route=way).value for way in ("others", "quadrature"))
-    assert torch.allclose(exact, found, atol=3e-3), (exact - found).abs().max()
+    assert torch.allclose(exact, found, atol=2e-3), (exact - found).abs().max()
 
 
 def test_quadrature_sums_over_codes():

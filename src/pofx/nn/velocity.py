@@ -6,7 +6,7 @@ The waves are smoothed Fourier features: sin(w u) of a clean u shrinks by that f
 waves vanish rather than alias. They let the body resolve the edges of rounded data.
 
 `Form.of` is the one place that chooses: an MLP for vectors, a U-Net for pictures, one of three axes for clips and
-solids (`grids`), one of one axis for series, attention without places for sets (`sets`).
+solids (`grids`), attention without places for sets (`sets`); a series takes the MLP, or a U-Net of one axis if asked.
 
 References: Fourier features (Tancik 2020, arXiv:2006.10739); EDM (Karras 2022, arXiv:2206.00364).
 """
