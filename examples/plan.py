@@ -3,8 +3,9 @@
     p(s' - s | s, a)  fitted to random transitions     ->     pofx.plan     ->     one action, and again
 
 Gymnasium's CartPole-v1, 500 steps at most. Beside it: random actions; the best linear policy that cross-entropy search
-finds in the same number of real steps, without a model; and a model of the action given the state and the return that
-followed, asked for a high one, from the same random steps. The planner knows what the task calls a fall and is paid for
+finds in the same number of real steps, without a model; and from the same random steps two models that are asked for a
+high return: of the action given the state and the return that followed, and of a whole trajectory of eight actions and
+states. The planner knows what the task calls a fall and is paid for
 staying away from it. Every finished episode is a line in --store, so a run that was cut short goes on.
 
     python examples/plan.py --seeds 0 1 2          needs: pip install "pofx[plan]"
@@ -22,6 +23,7 @@ import pandas as pd
 import torch
 
 import pofx
+from pofx.families.diffusion import Diffusion
 from pofx.families.discriminative import Discriminative
 from pofx.wrappers import Ensemble
 
@@ -30,7 +32,7 @@ import matplotlib.pyplot as plt
 
 STEPS, GOAL = 5000, 450
 EDGE, LEAN = 2.4, 0.2095  # where the cart leaves the track, and the pole counts as fallen
-HORIZON, WINDOW = 10, 50
+HORIZON, WINDOW, AHEAD = 10, 50, 8
 
 
 def random_steps(seed: int) -> dict[str, np.ndarray]:
@@ -47,8 +49,11 @@ def random_steps(seed: int) -> dict[str, np.ndarray]:
             ended += [len(rows) - begun - k for k in range(len(rows) - begun)]
             state, begun = env.reset()[0], len(rows)
     s, a, n = (np.array([r[k] for r in rows]) for k in range(3))
-    follows = np.minimum(np.array(ended, float), WINDOW)
-    return {"state": s.astype(float), "action": a, "next": n.astype(float), "return": follows}
+    left = np.array(ended)
+    return {
+        "state": s.astype(float), "action": a, "next": n.astype(float), "left": left,
+        "return": np.minimum(left, WINDOW).astype(float),
+    }  # fmt: skip
 
 
 def played(policy, seed: int) -> tuple[int, np.ndarray]:
@@ -111,6 +116,18 @@ def asked_for_return(known: dict[str, np.ndarray], seed: int):
     return lambda state: int(pofx.plan(model, state / unit, target=1.0, rng=rng).raw.flatten()[0])
 
 
+def asked_for_trajectory(known: dict[str, np.ndarray], seed: int):
+    """The policy of a diffusion of the next steps, actions (-1, 1) and states, asked for the longest life."""
+    unit = known["state"].std(0)
+    steps = np.concatenate([2.0 * known["action"][:, None] - 1, known["next"] / unit], 1)
+    begin = (known["left"] >= AHEAD).nonzero()[0]
+    given = {"state": known["state"][begin] / unit, "return": known["return"][begin] / WINDOW}
+    data = pofx.open_data(np.stack([steps[t : t + AHEAD] for t in begin]), given=given, test=0)
+    model = pofx.fit(data, Diffusion(), budget="90 cpu s", seed=seed, threads=1, progress=False)
+    rng, ask = pofx.Rng(seed), {"target": 1.0, "candidates": 16}
+    return lambda state: int(pofx.plan(model, state / unit, rng=rng, **ask).value[0, 0] > 0)
+
+
 def linear(seed: int):
     """The best of linear policies by cross-entropy search, without a model, within 5 000 real steps."""
     rng, mean, deviation, spent = np.random.default_rng(seed), np.zeros(4), np.ones(4), 0
@@ -136,6 +153,8 @@ def cell(name: str, seed: int, episodes: int) -> dict:
         policy = linear(seed)
     elif name == "asked for the return":
         policy = asked_for_return(known, seed)
+    elif name == "a trajectory, asked for it":
+        policy = asked_for_trajectory(known, seed)
     else:
         policy = planner(known, seed, *{"one model, no penalty": (1, 0.0)}.get(name, ()))
     lasted, path = [], None
@@ -153,7 +172,8 @@ def cell(name: str, seed: int, episodes: int) -> dict:
 
 
 EPISODES = {
-    "random": 20, "linear policy, no model": 20, "asked for the return": 5, "pofx.plan": 1, "one model, no penalty": 1,
+    "random": 20, "linear policy, no model": 20, "asked for the return": 5,
+    "a trajectory, asked for it": 5, "pofx.plan": 1, "one model, no penalty": 1,
 }  # fmt: skip
 
 

@@ -182,6 +182,21 @@ def test_a_model_of_actions_is_asked_for_a_return():
         plan(model, [1.0, 0.0, 1.0])
 
 
+def test_a_model_of_trajectories_is_asked_for_a_return():
+    """s' = s + a with random actions, return s_H: to end at 3 from 1 in four steps, every action is 1/2."""
+    rng = np.random.default_rng(0)
+    start, action = rng.standard_normal((4000, 1)), rng.standard_normal((4000, 4))
+    states = start + action.cumsum(1)
+    way = np.stack([action, states], 2) + 0.01 * rng.standard_normal((4000, 4, 2))
+    given = {"state": start, "return": states[:, -1]}
+    model = pofx.fit(pofx.open_data(way, given=given, test=0), "gaussian", progress=False, threads=1)
+    found = plan(model, [1.0], target=3.0, candidates=2000)
+    assert found.route == "return" and found.value.shape == (4, 1)
+    assert np.abs(found.value - 0.5).max() < 5 * (0.75 / 2000) ** 0.5 + 0.02
+    assert np.abs(found.diagnostics["states"][:, 0] - [1, 1.5, 2, 2.5, 3]).max() < 0.1
+    assert abs(found.diagnostics["spread"] - 0.75**0.5) < 0.05  # the variance of one of four, their sum known
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -6,12 +6,14 @@ U_t is how unsure the model is of s_t along the way: the standard deviation of i
 what the data do not settle), or of its draws (one model; what is random in the world, too), root mean square over the
 entries, in units of `scale`. Without it a search finds where the model errs in its favour.
 Routes, best first: cross-entropy search over a model of s' given "state" and "action"; the same over a joint model of
-rows (s, a, s'), conditioned on its first entries; a model of actions given "state" and "return", asked for a high
-return (no search, no reward). Every draw of a member stays with that member, so errors that go together add up.
+rows (s, a, s'), conditioned on its first entries; a model of actions, or of a whole trajectory (actions and the states
+that they led to), given "state" and "return", asked for a high return (no search, no reward). Every draw of a member
+stays with that member, so errors that go together add up.
 Only the first action should be taken; then plan again from what came of it (`after=` begins where the last plan ended).
 
 References: de Boer 2005 (cross-entropy method); PETS (Chua 2018, arXiv:1805.12114); MOPO (Yu 2020, arXiv:2005.13239);
-Diffuser (Janner 2022, arXiv:2205.09991); return-conditioned (Emmons 2021, arXiv:2112.10751).
+Diffuser (Janner 2022, arXiv:2205.09991); return-conditioned (Emmons 2021, arXiv:2112.10751;
+Ajay 2023, arXiv:2211.15657).
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def plan(
 
     Args:
         model: of the next state given "state" `(S,)` and "action", or an `Ensemble` of such; or of rows (state, action,
-            next state); or of the next actions given "state" and "return".
+            next state); or given "state" and "return" of the next actions, or of trajectories `(H, A + S)`: the actions
+            of a step, then the state that they led to.
         state: where to begin, `(S,)`.
         reward: states `(B, S)`, actions `(B, A)` or codes `(B,)`, next states `(B, S)` -> `(B,)`.
         horizon: actions to plan.
@@ -153,7 +156,10 @@ def by_condition(model: Model, problem: Problem) -> Answer:
 
 
 def by_return(model: Model, problem: Problem) -> Answer:
-    """The model's own actions, given the state and the return that is asked for: their mode, or their mean."""
+    """The model's own actions, given the state and the return that is asked for: their mode, or their mean.
+
+    Of a model of trajectories `(H, A + S)` the actions, and the mean states on the way as a diagnostic.
+    """
     if not {"state", "return"} <= set(model.given):
         raise Unsupported("it was not fitted given state and return")
     if problem.target is None:
@@ -165,10 +171,14 @@ def by_return(model: Model, problem: Problem) -> Answer:
         "return": torch.full((n, *space.shape), float(problem.target), dtype=torch.float64),
     }
     drawn = model.sample(1, given, problem.rng)[0]
+    words: dict[str, Any] = {}
+    if drawn.ndim == 3 and drawn.shape[2] > len(problem.state):
+        drawn, states = drawn.tensor_split([drawn.shape[2] - len(problem.state)], 2)
+        words["states"] = torch.cat([problem.state[None], states.double().mean(0)]).numpy()
     variable = model.space.variable(0)
     chosen = drawn.mode(0).values if variable.discrete else drawn.double().mean(0)
     share = (drawn == chosen).double().mean() if variable.discrete else drawn.double().std(0).mean()
-    words = {"agreement" if variable.discrete else "spread": float(share)}
+    words["agreement" if variable.discrete else "spread"] = float(share)
     return Answer(_valued(chosen, [variable]), UNIT, Quality.ESTIMATE, raw=chosen, diagnostics=words)
 
 
