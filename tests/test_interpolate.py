@@ -60,6 +60,15 @@ def test_through_latents():
     assert torch.isfinite(answer.raw).all()
 
 
+def test_the_ends_of_black_and_white_pictures_are_those_pictures():
+    """The decoder's means lie below 1: they are rounded, not cut off."""
+    x = torch.zeros(64, 4, 4, dtype=torch.uint8)
+    x[::2, :2], x[1::2, 2:] = 1, 1
+    model = pofx.fit(pofx.open_data(x.numpy(), kind="image"), "vae", budget="150 steps", threads=1, progress=False)
+    strips = pofx.interpolate(model, x[:1, ..., None], x[1:2, ..., None], 3).raw[0]
+    assert torch.equal(strips[0, ..., 0], x[0]) and torch.equal(strips[-1, ..., 0], x[1])
+
+
 def test_what_cannot_be_asked(normal):
     x = normal.sample(4, rng=0)
     with pytest.raises(ValueError, match="pairs"):

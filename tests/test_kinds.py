@@ -93,6 +93,22 @@ def test_one_logistic_is_scipys():
     np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-9)
 
 
+def test_the_mean_of_codes_is_expected_and_of_names_the_likeliest():
+    likelihood = Likelihood(Space((2,), (SHORT, WORDS)))
+    p = torch.tensor([0.3, 0.1, 0.1, 0.1, 0.4], dtype=torch.float64)
+    mean = likelihood.mean(p.log().repeat(2))
+    assert mean[0].item() == pytest.approx(2.2) and mean[1].item() == 4
+
+
+def test_numbers_become_the_nearest_codes_that_there_are():
+    mixed = Space((3,), (SHORT, BINARY, REAL))
+    x = torch.tensor([[-0.7, 0.6, 2.5], [4.9, -3.0, -1.25], [1.6, 1.7, 0.0]])
+    assert mixed.nearest(x).tolist() == [[0, 1, 2.5], [4, 0, -1.25], [2, 1, 0]]
+    picture = Space((1, 2, 1), (LONG,), "grid", "image", "uint8")
+    found = picture.nearest(torch.tensor([[[[-0.6], [255.9]]]]))
+    assert found.dtype == torch.uint8 and found.flatten().tolist() == [0, 255]
+
+
 @pytest.mark.parametrize("v", [SHORT, LONG, WORDS, BINARY, BOUNDED_ROUNDED], ids=lambda v: v.name)
 def test_draws_of_masses_follow_log_prob(v):
     likelihood = Likelihood(one(v), components=3, longest=32)

@@ -135,6 +135,14 @@ class Space:
         """Whether log p is a log probability (of a bin), not a log density."""
         return not any(v.density for v in self.variables)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """Numbers `(*batch, *event)` as the data holds them: the nearest codes that there are, the rest as it is."""
+        tops = [v.levels - 1.0 if v.discrete else math.inf for v in self.variables]
+        top = torch.tensor(tops, dtype=torch.float64, device=x.device)
+        top = top if self.shared else top.reshape(self.shape)
+        codes = torch.minimum(x.double().round().clamp_min(0), top)
+        return torch.where(top.isfinite(), codes, x.double()).to(self.torch_dtype)
+
     @property
     def picture(self) -> bool:
         """Whether x is a picture (H, W, C), or (C, H, W) inside a chart."""

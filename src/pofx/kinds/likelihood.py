@@ -33,10 +33,10 @@ class Group:
 
 
 class Categorical:
-    """Softmax over K codes: K parameters an entry."""
+    """Softmax over K codes: K parameters an entry. `names`: the codes have no order."""
 
-    def __init__(self, levels: int) -> None:
-        self.levels = levels
+    def __init__(self, levels: int, names: bool = False) -> None:
+        self.levels, self.names = levels, names
         self.size = levels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -65,7 +65,9 @@ class Categorical:
         return rng.categorical(params).double()
 
     def mean(self, params: Tensor) -> Tensor:
-        """The expected code (meaningful for ordinals)."""
+        """The expected code; of names the likeliest, for nothing lies between two names."""
+        if self.names:
+            return params.argmax(-1).to(params.dtype)
         return params.softmax(-1) @ torch.arange(self.levels, dtype=params.dtype, device=params.device)
 
 
@@ -205,7 +207,7 @@ class Likelihood:
         return self._join(parts).to(self.space.torch_dtype)
 
     def mean(self, params: Tensor) -> Tensor:
-        """The mean of each entry (of the code, for a discrete one), `(*batch, *event)`, float64."""
+        """The mean of each entry (of an ordered code; of names the likeliest), `(*batch, *event)`, float64."""
         return self._join([g.distribution.mean(self._params(params, g)).double() for g in self.groups])
 
     def log_codes(self, params: Tensor, levels: int) -> Tensor:
@@ -259,12 +261,14 @@ class Likelihood:
 
     def _form(self, v: Variable) -> tuple[str, int]:
         softmax = v.support in ("category", "binary") or (v.discrete and v.levels <= self.longest)
-        return ("categorical", v.levels) if softmax else ("binned" if v.discrete or v.resolution else "density", 0)
+        if softmax:
+            return ("names" if v.support == "category" else "codes"), v.levels
+        return ("binned" if v.discrete or v.resolution else "density", 0)
 
     def _shared(self, components: int) -> list[Group]:
         v = self.space.variables[0]
         entries, (form, levels) = tuple(range(self.space.size)), self._form(v)
-        distribution = Categorical(levels) if form == "categorical" else LogisticMixture([v], components)
+        distribution = _distribution(form, levels, [v], components)
         return [Group(entries, distribution, 0, distribution.size)]
 
     def _grouped(self, components: int) -> list[Group]:
@@ -274,10 +278,14 @@ class Likelihood:
         groups, offset = [], 0
         for (form, levels), entries in forms.items():
             variables = [self.space.variables[i] for i in entries]
-            distribution = Categorical(levels) if form == "categorical" else LogisticMixture(variables, components)
+            distribution = _distribution(form, levels, variables, components)
             groups.append(Group(tuple(entries), distribution, offset, distribution.size))
             offset += distribution.size * len(entries)
         return groups
+
+
+def _distribution(form: str, levels: int, variables: list[Variable], components: int) -> Categorical | LogisticMixture:
+    return Categorical(levels, form == "names") if levels else LogisticMixture(variables, components)
 
 
 def from_grid(params: Tensor) -> Tensor:

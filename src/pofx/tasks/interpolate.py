@@ -99,9 +99,9 @@ def _flow(model: Model, u: Tensor, grid: list[tuple[float, float]], given: dict[
 
 
 def _strips(model: Model, x: Tensor, a: Tensor, b: Tensor, steps: int) -> Answer:
-    rounded = x.reshape(steps, len(a), *model.space.shape).transpose(0, 1)
-    chart, flat = model.chart, rounded.reshape(-1, *model.space.shape).to(model.space.torch_dtype)
-    ends = torch.cat([rounded[:, 0], rounded[:, -1]]).to(model.space.torch_dtype)
+    strips = model.space.nearest(x).reshape(steps, len(a), *model.space.shape).transpose(0, 1)
+    chart, flat = model.chart, strips.reshape(-1, *model.space.shape)
+    ends = torch.cat([strips[:, 0], strips[:, -1]])
     gap = chart.encode(ends) - chart.encode(torch.cat([a, b]))
     error = float(gap.double().square().mean().sqrt())
     value = KINDS[model.space.kind].restore(flat, model.space)

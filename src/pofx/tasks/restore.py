@@ -145,7 +145,7 @@ def by_latents(model: Model, y: Tensor, measure: Measure, noise: float, given: d
     with torch.no_grad():
         x = model.decode(chain.x, given or None).mean()
     words = {"accept": float(chain.accept.mean())}
-    return Answer(None, UNIT, Quality.ESTIMATE, raw=_levels(model, x), diagnostics=words)
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=model.space.nearest(x), diagnostics=words)
 
 
 def by_score(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
@@ -212,16 +212,6 @@ def _climbed(log_p: Measure, z: Tensor, steps: int = 120) -> Tensor:
             (-log_p(z).sum()).backward()
             adam.step()
     return z.detach()
-
-
-def _levels(model: Model, x: Tensor) -> Tensor:
-    """Float x as the data holds it."""
-    space = model.space
-    if not space.discrete:
-        return x.to(space.torch_dtype)
-    top = torch.tensor([v.levels - 1.0 for v in space.variables], dtype=x.dtype)
-    top = top if space.shared else top.reshape(space.shape)
-    return torch.minimum(x.round().clamp_min(0), top).to(space.torch_dtype)
 
 
 def _drawn(model: Model, found: Answer, y: Tensor, measure: Measure, noise: float, draws: int) -> Answer:

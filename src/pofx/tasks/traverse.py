@@ -130,9 +130,7 @@ def _typical(model: Model, x: Tensor) -> Tensor:
 
 
 def _strips(model: Model, x: Tensor, shape: tuple[int, ...], words: dict[str, Any]) -> Answer:
-    x = x.cpu().double()
-    whole = torch.tensor([model.space.variable(i).discrete for i in range(model.space.size)])
-    x = torch.where(whole.reshape(model.space.shape), x.round(), x).to(model.space.torch_dtype)
+    x = model.space.nearest(x.cpu())
     value = KINDS[model.space.kind].restore(x, model.space)
     return Answer(value, UNIT, Quality.ESTIMATE, raw=x.reshape(*shape, *model.space.shape), diagnostics=words)
 
