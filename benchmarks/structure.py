@@ -2,15 +2,17 @@
 
     POFX_DATA=... python benchmarks/structure.py [--only embed cluster dimension interpolate augment] [--seeds 0 1 2]
     python benchmarks/structure.py table
-    python benchmarks/structure.py picture docs/questions     (traverse.png and augment.png)
+    python benchmarks/structure.py picture docs/questions     (interpolate.png, traverse.png, augment.png)
 
-embed        the 8 x 8 digits; 8 latents of a vae against 8 principal components: a linear probe and 5 neighbours.
+embed        MNIST in black and white, 10 000 rows to learn from and 1000 test pictures; 8 latents of a vae against 8
+             principal components: a linear probe and 5 neighbours.
 cluster      the same latents; ten groups by a mixture against k-means with k = 10 on them, on pixels and on the
              principal components: adjusted Rand index.
 dimension    a plane and a curve in 10 dimensions with a little noise (truth 2 and 1), and the digits: by what the
              denoiser of a mixture leaves of noise, against TwoNN on the rows.
-interpolate  halfway between two digits of a class: log p under a judge (a kernel density of other rows) of the vae's
-             middle, of the mean of the pixels, of the line between 8 principal components.
+interpolate  halfway between two test digits of a class: log p under a judge (60 tables of pixels, fitted to 10 000
+             other rows) of the vae's middle, of the mean of the pixels, of the line between 8 principal components; and
+             how often the nearest of those rows is of that class.
 augment      six unbalanced tables of adbench, 20 rare rows in training: balanced accuracy of a logistic regression that
              is given draws of a mixture with one full covariance a class, against no augmentation, SMOTE
              (5 neighbours, the ten lines below), rows repeated, and rows with noise. Paired over seeds and tables.
@@ -24,6 +26,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,11 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 import pofx
 from pofx.data import Data, find, open_data
+from pofx.kinds._pictures import read_idx
 from pofx.metrics.base import paired_difference
 from pofx.metrics.representation import neighbour_accuracy, probe_accuracy
 from pofx.model import Model
@@ -45,21 +49,39 @@ from pofx.tasks.augment import gain
 from pofx.tasks.dimension import two_nearest
 
 RESULTS = Path("runs/structure.jsonl")
-LATENTS, BUDGET, RARE = 8, "60 cpu s", 20
+LATENTS, BUDGET, RARE, ROWS, TEST = 8, "60 cpu s", 20, 10_000, 1000
 TABLES = ("2_annthyroid", "19_landsat", "23_mammography", "28_pendigits", "7_Cardiotocography", "40_vowels")
 
 
 def vae(seed: int, budget: str) -> tuple[Data, Model]:
     """Digits, and a model with eight latents."""
-    data = open_data("digits", seed=seed, test=300)
+    data = mnist(seed)
     knobs = {"latents": LATENTS}
     model = pofx.fit(data, "vae", hyper_parameters=knobs, budget=budget, seed=seed, threads=1, progress=False)
     return data, model
 
 
-def _pixels(data: Data, part: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = data.split[part]
-    return data.x[rows].flatten(1).double().numpy(), data.aside["label"][0][rows].numpy()
+def mnist(seed: int, which: int = 0) -> Data:
+    """MNIST in black and white, a share of its training rows by seed and `which`, and the first 1000 test rows."""
+    x, _ = _digits("train")
+    order = np.random.default_rng(seed).permutation(len(x))[which * ROWS :][:ROWS]
+    both = np.concatenate([x[order], _digits("t10k")[0][:TEST]])
+    data, rows = open_data(both, kind="image", test=1, valid=100), torch.arange(len(both))
+    return replace(data, split={"train": rows[200:ROWS], "valid": rows[:200], "test": rows[ROWS:]}, name="MNIST")
+
+
+def _digits(part: str) -> tuple[np.ndarray, np.ndarray]:
+    folder = find("images/mnist")
+    x, y = (read_idx(folder / f"{part}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
+    return (x > 127).astype(np.uint8), y
+
+
+def _pixels(data: Data, part: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a part, flat, and their digits."""
+    x = data.part(part).x.flatten(1).double().numpy()
+    if part == "test":
+        return x, _digits("t10k")[1][:TEST]
+    return x, _digits("train")[1][np.random.default_rng(seed).permutation(60_000)[:ROWS]][200:]
 
 
 def latents(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -67,7 +89,7 @@ def latents(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     start = time.process_time()
     data, model = vae(seed, asked.budget)
     spent = time.process_time() - start
-    (x, y), (xt, yt) = (_pixels(data, p) for p in ("train", "test"))
+    (x, y), (xt, yt) = (_pixels(data, p, seed) for p in ("train", "test"))
     main = PCA(LATENTS).fit(x)
     codes = {"vae": [pofx.embed(model, data.part(p).x).value.numpy() for p in ("train", "test")]}
     codes |= {"pca": [main.transform(x), main.transform(xt)], "pixels": [x, xt]}
@@ -83,23 +105,29 @@ def latents(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def between(data: Data, model: Model, main: PCA, seed: int) -> Iterator[dict[str, Any]]:
-    """How likely is halfway, to a judge that has seen other rows?"""
-    xt, yt = _pixels(data, "test")
+    """How likely is halfway, to a judge that has seen other rows, and of which class are the rows nearest to it?"""
+    xt, yt = _pixels(data, "test", seed)
     rng, pairs = np.random.default_rng(seed), []
-    while len(pairs) < 100:
+    while len(pairs) < 200:
         i, j = rng.integers(len(xt), size=2)
         if i != j and yt[i] == yt[j]:
             pairs.append((i, j))
     a, b = (xt[[p[k] for p in pairs]] for k in (0, 1))
-    judge = pofx.fit(data.without_given(), "kde", threads=1, progress=False)
+    others = mnist(seed, 1)
+    judge = pofx.fit(others, "mixture", hyper_parameters={"components": 60}, threads=1, progress=False)
+    known = others.part("train").x.flatten(1).numpy()
+    order = np.random.default_rng(seed).permutation(60_000)[ROWS : 2 * ROWS][200:]
+    near = KNeighborsClassifier(1).fit(known, _digits("train")[1][order])
     shape = (-1, *data.space.shape)
     ends = [torch.from_numpy(v).to(data.x.dtype).reshape(shape) for v in (a, b)]
     middles = {"vae": pofx.interpolate(model, *ends, 3).raw[:, 1].flatten(1).double().numpy(), "pixels": (a + b) / 2}
     middles["pca"] = main.inverse_transform((main.transform(a) + main.transform(b)) / 2)
     middles["real digits"] = a
     for way, x in middles.items():
-        rows = torch.from_numpy(x.round().clip(0, 16)).to(data.x.dtype).reshape(shape)
-        yield {"cell": "interpolate", "way": way, "nats": float(pofx.density(judge, rows).value.mean())}
+        rows = data.space.nearest(torch.from_numpy(x).reshape(shape))
+        nats = float(pofx.density(judge, rows).value.mean())
+        right = float((near.predict(rows.flatten(1).numpy()) == yt[[p[0] for p in pairs]]).mean())
+        yield {"cell": "interpolate", "way": way, "nats": nats, "same class": right}
 
 
 def dimension(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -208,7 +236,9 @@ def table() -> None:
     found = pd.DataFrame(lines())
     for cell, part in found.groupby("cell", sort=False):
         known = part.notna().any()
-        values = [c for c in ("probe", "neighbours", "rand", "d", "nats", "balanced") if known.get(c, False)]
+        values = [
+            c for c in ("probe", "neighbours", "rand", "d", "nats", "same class", "balanced") if known.get(c, False)
+        ]
         print(f"\n{cell}, {part['seed'].nunique()} seeds\n{part.groupby('way', sort=False)[values].mean().round(4)}")
         if cell == "augment":
             wide = part.pivot_table(index=["table", "seed"], columns="way", values="balanced").dropna()
@@ -223,8 +253,26 @@ def picture(folder: str, budget: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    strips(Path(folder) / "interpolate.png", budget)
     traversal(Path(folder) / "traverse.png", budget)
     enlarged(Path(folder) / "augment.png")
+
+
+def strips(path: Path, budget: str) -> None:
+    """From one digit to another: by the codes of a vae, and by fading."""
+    import matplotlib.pyplot as plt
+
+    data, model = vae(0, budget)
+    x = data.part("test").x[:12]
+    found = pofx.interpolate(model, x[0::2], x[1::2], 9).raw[..., 0].float()
+    share = torch.linspace(0, 1, 9)[:, None, None]
+    faded = (1 - share) * x[0::2, None, ..., 0].float() + share * x[1::2, None, ..., 0].float()
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.7), layout="constrained")
+    for axes, (title, grid) in zip(panels, {"by the codes": found, "by the pixels": faded}.items(), strict=True):
+        lines = [torch.cat(list(torch.nn.functional.pad(row, (1, 1, 1, 1))), 1) for row in grid]
+        axes.imshow(torch.cat(lines).numpy(), cmap="gray_r", vmin=0, vmax=1)
+        axes.set(title=title, xticks=[], yticks=[])
+    figure.savefig(path, dpi=90, facecolor="white")
 
 
 def traversal(path: Path, budget: str) -> None:
@@ -238,7 +286,7 @@ def traversal(path: Path, budget: str) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained", width_ratios=(1, 1))
     for axes, grid, title in ((left, strips, "five main axes of the codes"), (right, plane, "a map of the first two")):
         rows = [torch.cat([torch.nn.functional.pad(c, (1, 1, 1, 1)) for c in row], 1) for row in grid.float()]
-        axes.imshow(torch.cat(rows).numpy(), cmap="gray_r", vmin=0, vmax=16)
+        axes.imshow(torch.cat(rows).numpy(), cmap="gray_r", vmin=0, vmax=data.space.variables[0].levels - 1)
         axes.set(title=title, xticks=[], yticks=[])
     figure.savefig(path, dpi=110, facecolor="white")
 
