@@ -158,22 +158,24 @@ def told(found: dict[str, dict]) -> None:
 
 def draw(found: dict[str, dict], path: str) -> None:
     """The curves, and what was written."""
+    longest = max((n for n in found if n.startswith("hide")), key=lambda n: found[n]["minutes"], default="hide")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1, 1.25))
-    for name, words, tone in (("write", "autoregressive", "C0"), ("hide", "masked diffusion (bound)", "C1")):
+    for name, words, tone in (("write", "autoregressive", "C0"), (longest, "masked diffusion (bound)", "C1")):
         if name in found:
             seconds, nats = zip(*found[name]["curve"], strict=True)
-            axes[0].plot(seconds, nats, color=tone, marker=".", label=words)
+            axes[0].plot([s / 60 for s in seconds], nats, color=tone, marker=".", label=words)
     axes[0].axhline(1.88, color="0.6", ls="--", lw=1)
     axes[0].text(
         0.98, 1.89, "nanoGPT's CPU recipe", fontsize=7, color="0.4", ha="right", transform=axes[0].get_yaxis_transform()
     )
-    axes[0].set(xlabel="seconds", ylabel="nats a character, held out", title="tiny Shakespeare")
+    axes[0].set(xlabel="minutes", ylabel="nats a character, held out", title="tiny Shakespeare", xscale="log")
+    axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].legend(frameon=False)
     axes[0].spines[["top", "right"]].set_visible(False)
     axes[1].set_axis_off()
     lines = found["write"]["texts"][0].splitlines()[:9] if "write" in found else []
-    if "hide" in found:
-        lines += ["", "gaps filled:", *(repr(t)[1:-1] for t in found["hide"]["gaps"])]
+    if longest in found:
+        lines += ["", "a gap filled three times:", *(repr(t)[1:-1] for t in found[longest]["gaps"])]
     for k, line in enumerate(lines):
         axes[1].text(0, 1 - k / max(len(lines), 12), line[:76], family="monospace", fontsize=7.5, parse_math=False)
     figure.savefig(path, dpi=130)
