@@ -165,10 +165,11 @@ def draw(found: dict[str, dict], path: str) -> None:
             seconds, nats = zip(*found[name]["curve"], strict=True)
             axes[0].plot([s / 60 for s in seconds], nats, color=tone, marker=".", label=words)
     axes[0].axhline(1.88, color="0.6", ls="--", lw=1)
-    axes[0].text(
-        0.98, 1.89, "nanoGPT's CPU recipe", fontsize=7, color="0.4", ha="right", transform=axes[0].get_yaxis_transform()
+    where = {"transform": axes[0].get_yaxis_transform(), "va": "bottom"}
+    axes[0].text(0.02, 1.882, "nanoGPT's CPU recipe", fontsize=7, color="0.4", **where)
+    axes[0].set(
+        xlabel="minutes by the clock", ylabel="nats a character, held out", title="tiny Shakespeare", xscale="log"
     )
-    axes[0].set(xlabel="minutes", ylabel="nats a character, held out", title="tiny Shakespeare", xscale="log")
     axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].legend(frameon=False)
     axes[0].spines[["top", "right"]].set_visible(False)
