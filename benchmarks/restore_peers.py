@@ -343,7 +343,7 @@ def drawing(seed: int, out: Path) -> None:
             axis.set_title(column if axis in axes[0] else "", fontsize=8)
         line[0].set_ylabel(f"{name}\n{task}", fontsize=7, rotation=0, ha="right", va="center")
     figure.subplots_adjust(0.09, 0.005, 0.995, 1 - 0.3 / len(cells), 0.04, 0.04)
-    figure.savefig(out, dpi=95, pil_kwargs={"optimize": True})
+    figure.savefig(out, dpi=76, pil_kwargs={"optimize": True})
 
 
 COLUMNS = ("truth", "measured", "interpolated", "DPS draw", "pofx draw", "pofx mean", "spread")
