@@ -124,7 +124,7 @@ def asked_for_trajectory(known: dict[str, np.ndarray], seed: int):
     given = {"state": known["state"][begin] / unit, "return": known["return"][begin] / WINDOW}
     data = pofx.open_data(np.stack([steps[t : t + AHEAD] for t in begin]), given=given, test=0)
     model = pofx.fit(data, Diffusion(), budget="90 cpu s", seed=seed, threads=1, progress=False)
-    rng, ask = pofx.Rng(seed), {"target": 1.0, "candidates": 16}
+    rng, ask = pofx.Rng(seed), {"target": 1.0, "candidates": 16, "trajectory": True}
     return lambda state: int(pofx.plan(model, state / unit, rng=rng, **ask).value[0, 0] > 0)
 
 

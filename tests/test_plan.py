@@ -190,11 +190,15 @@ def test_a_model_of_trajectories_is_asked_for_a_return():
     way = np.stack([action, states], 2) + 0.01 * rng.standard_normal((4000, 4, 2))
     given = {"state": start, "return": states[:, -1]}
     model = pofx.fit(pofx.open_data(way, given=given, test=0), "gaussian", progress=False, threads=1)
-    found = plan(model, [1.0], target=3.0, candidates=2000)
+    found = plan(model, [1.0], target=3.0, candidates=2000, trajectory=True)
     assert found.route == "return" and found.value.shape == (4, 1)
     assert np.abs(found.value - 0.5).max() < 5 * (0.75 / 2000) ** 0.5 + 0.02
     assert np.abs(found.diagnostics["states"][:, 0] - [1, 1.5, 2, 2.5, 3]).max() < 0.1
     assert abs(found.diagnostics["spread"] - 0.75**0.5) < 0.05  # the variance of one of four, their sum known
+    assert plan(model, [1.0], target=3.0).value.shape == (4, 2)  # unless it is said, all entries are actions
+    flat = pofx.fit(pofx.open_data(action, given=given, test=0), "gaussian", progress=False, threads=1)
+    with pytest.raises(ValueError, match="trajectory"):
+        plan(flat, [1.0], target=3.0, trajectory=True)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class Problem:
     over: Callable[[Tensor], Tensor] | None
     horizon: int
     changes: bool
+    trajectory: bool
     limits: tuple[Any, Any] | None
     target: float | None
     penalty: float
@@ -68,6 +69,7 @@ def plan(
     *,
     over: Callable[[Tensor], Tensor] | None = None,
     changes: bool = False,
+    trajectory: bool = False,
     limits: tuple[Any, Any] | None = None,
     target: float | None = None,
     penalty: float = 1.0,
@@ -83,13 +85,13 @@ def plan(
 
     Args:
         model: of the next state given "state" `(S,)` and "action", or an `Ensemble` of such; or of rows (state, action,
-            next state); or given "state" and "return" of the next actions, or of trajectories `(H, A + S)`: the actions
-            of a step, then the state that they led to.
+            next state); or given "state" and "return" of the next actions, or of trajectories.
         state: where to begin, `(S,)`.
         reward: states `(B, S)`, actions `(B, A)` or codes `(B,)`, next states `(B, S)` -> `(B,)`.
         horizon: actions to plan.
         over: next states `(B, S)` -> bool `(B,)`: after such a state nothing is earned.
         changes: the model's event is s' - s, not s'.
+        trajectory: the model given "return" is of steps `(H, A + S)`: the actions of one, then the state they led to.
         limits: (low, high) of actions that are numbers, each a number or `(A,)`; None: two deviations of the data.
         target: the return asked for, where the model was fitted given "return".
         penalty: w, reward for each unit of U; 0: none.
@@ -116,7 +118,21 @@ def plan(
         raise ValueError(f"plan: got penalty = {penalty}; expected 0 (none) or more.")
     units = None if scale is None else torch.as_tensor(scale, dtype=torch.float64)
     problem = Problem(
-        x, reward, over, horizon, changes, limits, target, penalty, units, draws, candidates, rounds, after, Rng(rng)
+        x,
+        reward,
+        over,
+        horizon,
+        changes,
+        trajectory,
+        limits,
+        target,
+        penalty,
+        units,
+        draws,
+        candidates,
+        rounds,
+        after,
+        Rng(rng),
     )
     with torch.no_grad():
         return solve("plan", ROUTES, model, route, problem=problem)
@@ -172,7 +188,11 @@ def by_return(model: Model, problem: Problem) -> Answer:
     }
     drawn = model.sample(1, given, problem.rng)[0]
     words: dict[str, Any] = {}
-    if drawn.ndim == 3 and drawn.shape[2] > len(problem.state):
+    if problem.trajectory:
+        if drawn.ndim != 3 or drawn.shape[2] <= len(problem.state):
+            raise ValueError(
+                f"plan: got events {tuple(drawn.shape[1:])}; a trajectory is (H, A + {len(problem.state)})."
+            )
         drawn, states = drawn.tensor_split([drawn.shape[2] - len(problem.state)], 2)
         words["states"] = torch.cat([problem.state[None], states.double().mean(0)]).numpy()
     variable = model.space.variable(0)
