@@ -193,7 +193,7 @@ def test_neighbouring_planes_are_learnt(family):
         one[a : a + 4, b : b + 4] = True
     model = pofx.fit(open_data(x, kind="shape"), family, budget="600 steps", threads=1, progress=False, seed=0)
     drawn = pofx.sample(model, 40, rng=0).raw.float()
-    assert float((drawn[..., 1:] == drawn[..., :-1]).float().mean()) > 0.95  # along the other axes 0.87, as in the rows
+    assert float((drawn[..., 1:] == drawn[..., :-1]).float().mean()) > 0.96  # along the other axes 0.87, as in the rows
 
 
 def test_the_posterior_of_points_knows_no_order():
