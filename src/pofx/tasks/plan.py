@@ -60,6 +60,16 @@ class Problem:
     after: Answer | None
     rng: Rng
 
+    def __post_init__(self) -> None:
+        x = self.state
+        if x.ndim != 1 or not bool(torch.isfinite(x).all()):
+            raise ValueError(f"plan: got a state of shape {tuple(x.shape)}; expected finite numbers (S,).")
+        if self.horizon < 1 or self.draws < 1 or self.candidates < 16:
+            got = f"horizon {self.horizon}, draws {self.draws}, candidates {self.candidates}"
+            raise ValueError(f"plan: {got}; expected 1, 1, 16 or more.")
+        if not self.penalty >= 0:
+            raise ValueError(f"plan: got penalty = {self.penalty}; expected 0 (none) or more.")
+
 
 def plan(
     model: Model,
@@ -110,29 +120,10 @@ def plan(
         ValueError: a state or limits that do not fit, no reward. Unsupported: the model is of something else.
     """
     x = torch.as_tensor(np.asarray(state), dtype=torch.float64)
-    if x.ndim != 1 or not bool(torch.isfinite(x).all()):
-        raise ValueError(f"plan: got a state of shape {tuple(x.shape)}; expected finite numbers (S,).")
-    if horizon < 1 or draws < 1 or candidates < 16:
-        raise ValueError(f"plan: horizon {horizon}, draws {draws}, candidates {candidates}; expected 1, 1, 16 or more.")
-    if not penalty >= 0:
-        raise ValueError(f"plan: got penalty = {penalty}; expected 0 (none) or more.")
-    units = None if scale is None else torch.as_tensor(scale, dtype=torch.float64)
+    u = None if scale is None else torch.as_tensor(scale, dtype=torch.float64)
+    rng = Rng(rng)
     problem = Problem(
-        x,
-        reward,
-        over,
-        horizon,
-        changes,
-        trajectory,
-        limits,
-        target,
-        penalty,
-        units,
-        draws,
-        candidates,
-        rounds,
-        after,
-        Rng(rng),
+        x, reward, over, horizon, changes, trajectory, limits, target, penalty, u, draws, candidates, rounds, after, rng
     )
     with torch.no_grad():
         return solve("plan", ROUTES, model, route, problem=problem)
