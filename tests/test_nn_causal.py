@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pofx.nn.bodies import BODIES, body_class
-from pofx.nn.entries import Causal, Entries, Size
+from pofx.nn.entries import Causal, Entries, Size, hats
 from pofx.nn.recurrence import diagonals_of, recur, rows_of
 from pofx.randomness import Rng
 
@@ -195,6 +195,17 @@ def test_every_weight_learns(name: str) -> None:
     y = net(x, z, Rng(3).normal((6, 3), torch.float64), None if net.free else observed, order)
     (y * Rng(4).normal(tuple(y.shape), torch.float64)).sum().backward()
     assert [k for k, p in net.named_parameters() if p.grad is None or not (p.grad != 0).any()] == []
+
+
+@pytest.mark.parametrize("levels", [33, 65, 100, 256, 1025])
+def test_a_long_ordinal_is_told_by_the_knots_beside_it(levels: int) -> None:
+    told = hats(torch.arange(levels), levels).double()
+    knots = told.argmax(0)[told.amax(0) == 1].double()
+    assert len(knots) == told.shape[1]  # each knot is a level of its own
+    assert ((told > 0).sum(1) <= 2).all() and torch.allclose(told.sum(1), torch.ones(levels).double())
+    assert torch.allclose(told @ knots, torch.arange(levels).double(), atol=1e-4)
+    ends = [0, 1, 2, 4, 8, levels - 9, levels - 5, levels - 3, levels - 2, levels - 1]
+    assert set(ends) <= set(knots.int().tolist())
 
 
 def naive(pre: Tensor, weight: Tensor, height: int, wide: int, above: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WAVES = 8  # wave lengths 8, 4, ..., 1/16 of the entry's spread
-ONE_OF = 32  # an ordinal with at most this many levels is told as one of K, too
+ONE_OF = 32  # an ordinal with at most this many levels is told as one of K, too, and a longer one by hats
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,30 @@ def waves(z: Tensor) -> Tensor:
     return torch.cat([plain, angle.sin(), angle.cos()], -1).float()
 
 
+def hats(x: Tensor, levels: int) -> Tensor:
+    """Codes (...) by the two knots beside them, (..., knots) that sum to 1: linear splines are products with these.
+
+    Knots stand 0, 1, 2, 4, ... from both ends, where pictures have their spikes: black is not nearly black.
+    """
+    far = [0.0, *(2.0**k for k in range(int(math.log2(levels - 1))))]
+    knots = torch.tensor(sorted({*far, *(levels - 1 - f for f in far)}), device=x.device)
+    x = x.float().clamp(0, levels - 1).contiguous()
+    right = torch.bucketize(x, knots, right=True).clamp_max(len(knots) - 1)
+    share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).unsqueeze(-1)
+    left, right = F.one_hot(right - 1, len(knots)), F.one_hot(right, len(knots))
+    return left * (1 - share) + right * share
+
+
 def features(x: Tensor, z: Tensor, levels: int, observed: Tensor | None = None, rich: bool = False) -> Tensor:
-    """Entries of one sort (...) as features (..., F): standardised, one of K where K is small, missing.
+    """Entries of one sort (...) as features (..., F): standardised, one of K (hats where K is large), missing.
 
     `rich` entries are told as waves where they are numbers, and as one of K however large K is.
     """
     number = z.float().unsqueeze(-1) if levels or not rich else waves(z)
     parts = [number, torch.zeros_like(number[..., :1])]
-    if levels > 2 and (rich or levels <= ONE_OF):
-        parts.insert(1, F.one_hot(x.long().clamp(0, levels - 1), levels).to(number.dtype))
+    if levels > 2:
+        one = rich or levels <= ONE_OF
+        parts.insert(1, (F.one_hot(x.long().clamp(0, levels - 1), levels) if one else hats(x, levels)).to(number.dtype))
     told = torch.cat(parts, -1)
     if observed is None:
         return told
