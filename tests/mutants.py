@@ -248,6 +248,8 @@ MUTANTS = (
     Mutant("mixture: conditional mean", "engines/normals.py",
            "shift = self.mean[:, hole] - (gain @",
            "shift = self.mean[:, hole] + (gain @", "test_family_mixture.py -k conditional_mean"),
+    Mutant("entries: the farther knot weighs more", "nn/entries.py",
+           "left * (1 - share) + right * share", "left * share + right * (1 - share)", "test_nn_causal.py -k knots"),
     Mutant("conditioner: a dropped picture is blank", "nn/conditioner.py",
            "torch.cat([x * known, known",
            "torch.cat([x, known", "test_conditioner.py -k map"),
