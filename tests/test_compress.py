@@ -179,6 +179,17 @@ def test_digits_of_a_number():
     assert np.array_equal(codec.number(n), np.array([-30.0, 0.0, 0.7, (BASE**2 - 301) / 10]))
 
 
+def test_a_digit_is_as_likely_as_its_number():
+    """Coarse bins, which half a bin aside are others; fine ones hide that."""
+    v = Variable("coarse", "real", mean=3.0, scale=2.0, resolution=4.0)
+    p = Predictive(Likelihood(Space((1,), (v,)), 3), torch.randn(4, 9, generator=torch.Generator().manual_seed(0)))
+    codec = Digits.of(v)
+    assert codec.digits == 1
+    x = torch.from_numpy(codec.number(np.arange(BASE) + codec.first)).reshape(-1, 1, 1)
+    expected = p.likelihood.log_prob(p.params, x).exp()[..., 0].T
+    assert expected.amax() > 0.3 and np.allclose(codec.table(p), expected, atol=1e-4)
+
+
 def test_the_coder_needs_no_more_than_the_entropy():
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.full(9, 0.4), 5000).astype(np.float32)
