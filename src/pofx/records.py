@@ -136,9 +136,9 @@ class Predictive:
         """Log probability of each entry, `(*batch, *event)`, nats."""
         return self.likelihood.log_prob(self.params, x)
 
-    def log_codes(self, levels: int) -> Tensor:
-        """Where x is one entry with codes 0 .. K - 1: log P of each code, `(B, K)`."""
-        return self.likelihood.log_codes(self.params, levels)
+    def masses(self, levels: int) -> Tensor:
+        """Where x is one entry with codes 0 .. K - 1: P of each code, `(B, K)`."""
+        return self.likelihood.masses(self.params, levels)
 
     def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
         """Where x is one entry with a mass: log mass of intervals low < x < high, `(B, K)` each."""

@@ -49,9 +49,9 @@ class Categorical:
         log_p = params.log_softmax(-1).gather(-1, code.unsqueeze(-1)).squeeze(-1)
         return log_p.masked_fill(code != x, -torch.inf)
 
-    def log_codes(self, params: Tensor, levels: int) -> Tensor:
-        """Log P of the codes 0 .. K - 1 of one entry, `(B, K)` from params `(B, K)`."""
-        return params.log_softmax(-1)
+    def masses(self, params: Tensor, levels: int) -> Tensor:
+        """P of the codes 0 .. K - 1 of one entry, `(B, K)` from params `(B, K)`."""
+        return params.softmax(-1)
 
     def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Log mass of the codes in low < k < high (B, J) under params (B, K) of one entry, nats, float64."""
@@ -99,14 +99,14 @@ class LogisticMixture:
         inside = (x.double() > self.low) & (x.double() < self.high)
         return log_p.masked_fill(~inside, -torch.inf)
 
-    def log_codes(self, params: Tensor, levels: int) -> Tensor:
-        """Log P of the codes 0 .. K - 1 of one entry, `(B, K)` float64, right to 1e-15 of the whole mass."""
+    def masses(self, params: Tensor, levels: int) -> Tensor:
+        """P of the codes 0 .. K - 1 of one entry, `(B, K)` float64, right to 1e-15 of the whole mass."""
         self._follow(params.device)
         log_pi, mu, log_s = self._split(params.double().unsqueeze(-2))
         edges = (torch.arange(levels + 1, dtype=torch.float64, device=params.device) - 0.5 - self.mean_) / self.scale
         log_w = log_pi - self._log_inside(mu, log_s.exp())
         below = torch.sigmoid((edges.unsqueeze(-1) - mu) / log_s.exp())
-        return ((below[:, 1:] - below[:, :-1]) @ log_w.exp().movedim(-2, -1)).squeeze(-1).log()
+        return ((below[:, 1:] - below[:, :-1]) @ log_w.exp().movedim(-2, -1)).squeeze(-1)
 
     def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Log mass of intervals low < x < high (..., K) under params (..., 3M) of one entry, nats, float64."""
@@ -210,9 +210,9 @@ class Likelihood:
         """The mean of each entry (of an ordered code; of names the likeliest), `(*batch, *event)`, float64."""
         return self._join([g.distribution.mean(self._params(params, g)).double() for g in self.groups])
 
-    def log_codes(self, params: Tensor, levels: int) -> Tensor:
-        """Where x is one entry with codes 0 .. K - 1: log P of each code, `(B, K)`."""
-        return self.groups[0].distribution.log_codes(params, levels)
+    def masses(self, params: Tensor, levels: int) -> Tensor:
+        """Where x is one entry with codes 0 .. K - 1: P of each code, `(B, K)`."""
+        return self.groups[0].distribution.masses(params, levels)
 
     def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Where x is one entry: log mass of the intervals low < x < high, `(B, K)` each, or `(1, K)`; float64."""

@@ -29,6 +29,7 @@ WIDE = 1024  # codes up to which one table serves
 REACH = 24.0  # the window, in standard deviations each way
 FINE = 256  # latent bins in a digit, two digits in all
 LATENT_BITS = 16  # of a latent's place among its bins
+TINY = 1e-30  # a share far below what 24 bits hold
 BLOCK = 1 << 21  # numbers in a table that is computed at once
 
 
@@ -69,9 +70,9 @@ class Codes:
         """P(code) of every row, (B, K)."""
         rows = max(1, BLOCK // self.levels)
         if len(p.params) <= rows:
-            return _normalised(p.log_codes(self.levels))
+            return _filled(p.masses(self.levels))
         parts = torch.arange(len(p.params)).split(rows)
-        return np.concatenate([_normalised(p.take(part).log_codes(self.levels)) for part in parts])
+        return np.concatenate([_filled(p.take(part).masses(self.levels)) for part in parts])
 
     def write(self, out: Sink, p: Predictive, x: Tensor, rows: NDArray[np.intp]) -> None:
         """Put the entry x (B,) of some rows."""
@@ -149,7 +150,7 @@ class Digits:
         size = BASE**place
         edges = start[:, None] + self.first + size * np.arange(BASE + 1)
         edge = torch.from_numpy((edges - 0.5) * self.step)
-        return _normalised(p.take(torch.from_numpy(rows)).log_mass(edge[:, :-1], edge[:, 1:]))
+        return shares(p.take(torch.from_numpy(rows)).log_mass(edge[:, :-1], edge[:, 1:]))
 
 
 def on_grid(space: Space, x: Tensor) -> Tensor:
@@ -202,25 +203,21 @@ class Bins:
         # on the side of the smaller tail, where a difference of two masses near 1 would be lost
         sign = torch.where(below[:, :1] > 0, -1.0, 1.0)
         mass = torch.special.ndtr(sign * below).diff(dim=1).abs()
-        return _normalised(mass.log())
+        return shares(mass.log())
 
 
 def shares(log_p: Tensor) -> Table:
-    """Probabilities (N, K) of log masses."""
-    return _normalised(log_p)
+    """Rows (N, K) of log masses as probabilities; a row without mass is uniform."""
+    return torch.nan_to_num(log_p, nan=-1e4, neginf=-1e4).softmax(-1).float().numpy()
 
 
 def _some(p: Predictive, rows: NDArray[np.intp]) -> Predictive:
     return p if len(rows) == len(p.params) else p.take(torch.from_numpy(rows))
 
 
-def _normalised(log_p: Tensor) -> Table:
-    """Rows of log masses as probabilities; a row without mass is uniform.
-
-    In the precision that they come in: tables are cut to 24 bits, and 256 levels cost a tenth in float32.
-    """
-    log_p = torch.nan_to_num(log_p, nan=-1e4, neginf=-1e4)
-    return log_p.softmax(-1).float().numpy()
+def _filled(mass: Tensor) -> Table:
+    """Rows of masses as a table; a row without mass is uniform."""
+    return torch.nan_to_num(mass, nan=1.0).float().add_(TINY).numpy()
 
 
 def _escapes(rows: int) -> Table:
