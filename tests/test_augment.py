@@ -107,6 +107,8 @@ def test_types_come_back_and_seeds_repeat(frame):
     x, y = data.part("train").x.numpy(), data.part("train").given["label"].tolist()
     bigger, labels = pofx.augment(model, (x, y), "label", 30, rng=4).value
     assert bigger.dtype == x.dtype and bigger.shape == (len(labels), *x.shape[1:]) and isinstance(labels, list)
+    codes = pofx.augment(model, (train.x[:120], train.given["label"][:120]), "label", 30, rng=4).value[1]
+    assert isinstance(codes, torch.Tensor) and torch.bincount(codes).tolist() == [30] * 10
     whole = pofx.augment(pofx.fit(x, "kde", hyper_parameters={"bandwidth": 0.5}, threads=1, progress=False), x, rng=0)
     assert whole.value.shape == (2 * len(x), *x.shape[1:]) and (whole.value[: len(x)] == x).all()
 

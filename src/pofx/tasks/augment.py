@@ -63,7 +63,8 @@ def augment(
 
     Args:
         model: fitted on these rows (and on no row that will judge the result).
-        data: Data (its training part grows), a frame with the column `by`, a pair (rows, labels), or rows.
+        data: Data (its training part grows), a frame with the column `by`, a pair (rows, labels; a Tensor of them holds
+            codes), or rows.
         by: the class: a given of the model, or a column of x. None: draw without one.
         rows: of each class, at the end: a number; class -> number; a share such as 2.0 of what each has; None: as many
             as the largest class. Without `by`: the number of all rows, or a share; None doubles them.
@@ -171,7 +172,7 @@ def labelled(model: Model, data: Any, by: str | None, part: str = "train") -> La
         if given and labels is None:
             raise ValueError(f"augment: the data is not given {by!r}; open it with given={by!r}.")
     elif isinstance(data, tuple):
-        (x, observed), labels = rows_of(model, data[0]), list(data[1])
+        (x, observed), labels = rows_of(model, data[0]), data[1] if isinstance(data[1], Tensor) else list(data[1])
     else:
         labels = list(data[by]) if given else None
         x, observed = rows_of(model, data.drop(columns=by) if given else data)
@@ -284,7 +285,7 @@ def _enlarged(
         return _longer(data, by, x, codes, mark)
     fresh = KINDS[model.space.kind].restore(x, model.space)
     if isinstance(data, tuple):
-        return _joined(data[0], fresh), _joined(data[1], labels)
+        return _joined(data[0], fresh), _joined(data[1], codes if isinstance(data[1], Tensor) else labels)
     if not hasattr(data, "columns"):
         return _joined(data, fresh)
     import pandas as pd
