@@ -39,14 +39,8 @@ from pofx.metrics.base import paired_difference
 from pofx.training.partly import fit_partly
 
 LABELS, EACH, HELD, BATCH = 10, 100, 500, 64
-NORMAL = {
-    "components": 1,
-    "separate": "label",
-    "longest": 1,
-    "covariance": "tied",
-    "smoothing": 1000.0,
-    "prior": "round",
-}
+NORMAL = {"components": 1, "separate": "label", "longest": 1}
+NORMAL |= {"covariance": "tied", "smoothing": 1000.0, "prior": "round"}
 TURN, SHIFT, STRETCH = math.radians(15), 0.25, 0.1  # at most; a shift of 0.25 is one pixel
 Pair = tuple[Tensor, Tensor]
 
@@ -121,9 +115,8 @@ def partly(data: Data, rows: Tensor, seed: int, rounds: int) -> pofx.Model:
     labels: list[int | None] = [None] * len(data)
     for i in rows.tolist():
         labels[i] = int(data.given["label"][i])
-    return fit_partly(
-        data.without_given(), "mixture", labels, rounds=rounds, hyper_parameters=NORMAL, seed=seed
-    )  # fmt: skip
+    rest = data.without_given()
+    return fit_partly(rest, "mixture", labels, rounds=rounds, hyper_parameters=NORMAL, seed=seed)
 
 
 def run(seed: int, steps: int) -> tuple[dict[str, float], Tensor, Tensor]:

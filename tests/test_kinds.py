@@ -805,3 +805,17 @@ def test_counts_are_never_drawn_negative(family):
         grid = torch.cartesian_prod(torch.arange(0.0, 12000.0), torch.arange(2.0)).double()
         total = float(model.log_prob(grid).value.detach().exp().sum())
         assert total == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("longest", [2, 64])
+@pytest.mark.parametrize("levels", [2, 5, 40])
+def test_the_masses_of_codes_are_their_probabilities(levels, longest):
+    """As softmax or as a mixture on a coarse scale, where half a bin aside is another law."""
+    v = Variable("code", "ordinal", levels, mean=levels / 2, scale=levels / 20)
+    likelihood = Likelihood(Space((1,), (v,)), 3, longest)
+    params = torch.randn(6, likelihood.size, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(levels).reshape(-1, 1, 1).expand(-1, 6, 1)
+    expected = likelihood.log_prob(params.expand(levels, -1, -1), every).exp()[..., 0].T.double()
+    masses = likelihood.masses(params, levels).double()
+    assert torch.allclose(masses.sum(1), torch.ones(6).double(), atol=1e-5)
+    assert torch.allclose(masses, expected, atol=1e-4)

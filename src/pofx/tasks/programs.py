@@ -263,8 +263,7 @@ class Ratio(Likelihood):
     def masses(self, params: Tensor, levels: int) -> Tensor:
         rows = params[:, 0].long()
         codes = torch.arange(levels, dtype=torch.float64).expand(len(rows), -1)
-        log_p = self.walk.log_p(rows, self.entry, codes)
-        return torch.nan_to_num(log_p, nan=-1e4, neginf=-1e4).softmax(-1)
+        return self.walk.log_p(rows, self.entry, codes).softmax(-1)
 
     def log_mass(self, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Up to a factor for each row: the mean mass of some numbers of each interval, times how many it has."""
