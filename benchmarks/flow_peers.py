@@ -210,8 +210,11 @@ def speed() -> None:
     mine, theirs = list(ours.parameters()), list(peer.parameters())
     own = trainer(mine, lambda: ours._loss(Batch(x), Rng(0)), torch.optim.AdamW(mine, 1e-3, fused=True))
     other = trainer(theirs, lambda: -peer().log_prob(x).mean(), torch.optim.Adam(theirs, 1e-3))
-    pairs = [(best(own, 20), best(other, 20)) for _ in range(3)]
-    print("training step, ms: pofx, zuko, ratio", *(f"{a:.1f} {b:.1f} {b / a:.2f};" for a, b in pairs))
+    pairs = [(best(own, 10), best(other, 10)) for _ in range(36)]
+    ratio = statistics.quantiles([b / a for a, b in pairs])
+    mine_ms, theirs_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"training step, ms, median of {len(pairs)} pairs: pofx {mine_ms:.1f}, zuko {theirs_ms:.1f}", end="; ")
+    print("quartiles of the ratio", *(f"{r:.2f}" for r in ratio))
     masked, jacobi = (chart_flow(63, depth=1, coupling="autoregressive", inverse=i) for i in ("sequential", "jacobi"))
     jacobi.load_state_dict(masked.state_dict())
     coupled, peer, other_coupled = chart_flow(63, coupling="coupling"), zuko_flow(63, False), nflows_flow(63, True)

@@ -91,7 +91,7 @@ class ActNorm(Bijection):
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_scale, shift = (_along(p, u) for p in (self.log_scale, self.shift))
-        return u * log_scale.exp() + shift, (self.log_scale.sum() * _pixels(u)).expand(len(u))
+        return torch.addcmul(shift, u, log_scale.exp()), (self.log_scale.sum() * _pixels(u)).expand(len(u))
 
     def inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         log_scale, shift = (_along(p, z) for p in (self.log_scale, self.shift))

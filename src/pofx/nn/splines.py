@@ -160,59 +160,61 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
         K, size = (len(raw) + 1) // 3, x.numel()
-        flat, x_flat, free = raw.reshape(3 * K - 1, size), x.reshape(size), 2 * bound * (1 - SMALLEST * K)
+        flat, x_flat, least = raw.reshape(3 * K - 1, size), x.reshape(size), 2 * bound * SMALLEST
         p = flat[K - 1 :].view(2, K, size).softmax(1)  # shares of the free width and height
-        c = p.cumsum(1)
+        ends = torch.baddbmm(*_sums(K, bound, x.device, x.dtype), p)  # the upper end of every bin
         t = x_flat.clamp(-bound, bound)
-        inside, earlier = torch.empty_like(t), torch.empty(K - 1, size, device=x.device, dtype=x.dtype)
+        inside, earlier = torch.empty_like(t), torch.empty(K, size, device=x.device, dtype=x.dtype)
         torch.eq(t, x_flat, out=inside)
         # masks and counts are kept as floating-point numbers: so they multiply several times faster
-        torch.le(c[int(inverse), :-1], torch.add(_knots(K, bound, x.device, x.dtype), t, alpha=1 / free), out=earlier)
+        torch.le(ends[int(inverse), :-1], t, out=earlier[:-1])
+        earlier[-1].zero_()
         count = earlier.sum(0)
-        k = count.long()
-        at = torch.add(torch.arange(size, device=x.device), k, alpha=size)
-        share = p.view(2, K * size).index_select(1, at)
-        before = c.view(2, K * size).index_select(1, at).sub_(share)
-        x0, y0 = torch.add(torch.add(count * (2 * bound * SMALLEST), -bound), before, alpha=free)
-        sizes = torch.add(share * free, 2 * bound * SMALLEST)
+        at = torch.add(torch.arange(size, device=x.device), count.long(), alpha=size)
+        free = p.view(2, K * size).index_select(1, at).mul_(2 * bound - K * least)
+        sizes = torch.add(free, least)
+        corners = ends.view(2, K * size).index_select(1, at).sub_(sizes)
         # beyond both ends of the inner slopes stands a number that is not one of them, and is masked
         mask = torch.stack([count, (K - 1) - count]).clamp_(max=1)
-        inner = torch.stack([flat.take(at - size), flat.take(at)]).mul_(mask)
-        d = _slope(inner)
-        (w, h), (d0, d1) = sizes, d
-        f, log_slope, parts = curve(t, Bin(x0, y0, w, h, d0, d1), inverse)
-        ctx.save_for_backward(x, raw, p, k, earlier, share, before, inner, d, sizes, inside, *parts)
+        inner = flat.take(torch.stack([at - size, at])).mul_(mask)
+        damping = torch.add(torch.ones_like(inner), inner.abs(), alpha=1 / STEEP).reciprocal_()
+        d = (inner * damping).exp_()
+        f, log_slope, parts = curve(t, Bin(*corners, *sizes, *d), inverse)
+        ctx.save_for_backward(x, raw, p, count, at, earlier, free, corners, d, damping, sizes, inside, *parts)
         ctx.bound, ctx.inverse = bound, inverse
         return torch.addcmul(x_flat, f - x_flat, inside).view(x.shape), (log_slope * inside).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_f: Tensor, grad_log: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, raw, p, k, earlier, share, before, inner, d, sizes, inside, *parts = ctx.saved_tensors
+        x, raw, p, count, at, earlier, free, corners, d, damping, sizes, inside, *parts = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants to differentiate once more
             outputs = plain(x, raw, ctx.bound, ctx.inverse)
             wanted = [a for a in (x, raw) if a.requires_grad]
             found = iter(torch.autograd.grad(outputs, wanted, (grad_f, grad_log), create_graph=True))
             return *(next(found) if a.requires_grad else None for a in (x, raw)), None, None
-        K, size = (len(raw) + 1) // 3, x.numel()
-        free, gf = 2 * ctx.bound * (1 - SMALLEST * K), grad_f.reshape(size)
-        gl = grad_log.reshape(size) * inside
+        K, size, least = (len(raw) + 1) // 3, x.numel(), 2 * ctx.bound * SMALLEST
+        gf, gl = grad_f.reshape(size), grad_log.reshape(size) * inside
         if ctx.inverse:
             gl = -gl
         g = _gradient(sizes[0], sizes[1], d[0], Curve(*parts), gf * inside, gl, ctx.inverse)
         gx = torch.addcmul(gf, g.t - gf, inside).view(x.shape) if ctx.needs_input_grad[0] else None
         out = torch.empty(3 * K, size, device=x.device, dtype=x.dtype)
         out[:K].zero_()
-        at = torch.stack([k, k + 1])  # row 0, and the first of the shares, which is written next, take the ends
-        out.scatter_(0, at, g.slopes * d / torch.add(inner.abs(), STEEP).square() * STEEP**2)
-        _share_gradient(out[K:].view(2, K, size), p, k, earlier, share, before, free, g)
+        # row 0, and the first of the shares, which is written next, take the slopes at both ends
+        knots, slopes = torch.stack([at, at + size]), g.slopes * d * damping * damping
+        out.view(-1).scatter_(0, knots.view(-1), slopes.view(-1))
+        before = torch.add(corners, torch.add(count * -least, ctx.bound))  # the free shares of the bins before, summed
+        shares = out[K:].view(2, K, size)
+        _share_gradient(shares, p, at, earlier, free, before, 2 * ctx.bound - K * least, g)
         return gx, out[1:].view(raw.shape), None, None
 
 
 @functools.lru_cache(maxsize=64)
-def _knots(K: int, bound: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What the sums of free shares at knots 1 .. K - 1 are compared with, less the part of t."""
-    free, least = 2 * bound * (1 - SMALLEST * K), 2 * bound * SMALLEST
-    return ((bound - least * torch.arange(1, K, device=device, dtype=dtype)) / free)[:, None]
+def _sums(K: int, bound: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """b (1, K, 1) and A (2, K, K): bins with shares p (2, K, S) of what is free end at b + A p."""
+    least = 2 * bound * SMALLEST
+    sums = torch.ones(2, K, K, device=device, dtype=dtype).tril() * (2 * bound - K * least)
+    return (torch.arange(1, K + 1, device=device, dtype=dtype) * least - bound)[None, :, None], sums
 
 
 class _Gradient(NamedTuple):
@@ -252,18 +254,13 @@ def _gradient(w: Tensor, h: Tensor, d0: Tensor, c: Curve, gf: Tensor, gl: Tensor
 
 
 def _share_gradient(
-    out: Tensor,
-    p: Tensor,
-    k: Tensor,
-    earlier: Tensor,
-    share: Tensor,
-    before: Tensor,
-    free: float,
-    g: _Gradient,
+    out: Tensor, p: Tensor, at: Tensor, earlier: Tensor, own: Tensor, before: Tensor, scale: float, g: _Gradient
 ) -> None:
-    """Through softmax and cumulative sum: out `(2, K, size)`; earlier `(K - 1, size)` is 1 for bins before bin k."""
-    own = g.sizes * share
-    mean = torch.addcmul(own, g.ends, before).mul_(free)
-    torch.mul(earlier, (g.ends * free)[:, None], out=out[:, :-1])
-    out[:, -1].zero_()
-    out.sub_(mean[:, None]).mul_(p).scatter_add_(1, k.expand(2, 1, -1), own.mul_(free)[:, None])
+    """Through sums and softmax: out `(2, K, size)`; own and before are the lengths of bin k and of those before it.
+
+    A share's gradient is p_j (scale [j < k] g_end + scale [j = k] g_size - mean); earlier `(K, size)` is [j < k].
+    """
+    own = g.sizes * own
+    mean = torch.addcmul(own, g.ends, before)
+    torch.addcmul(-mean[:, None], earlier, (g.ends * scale)[:, None], out=out).mul_(p)
+    out.view(2, -1).index_add_(1, at, own)

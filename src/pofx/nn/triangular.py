@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bijections import Bijection
-from .mlp import Modulation
+from .mlp import Modulation, check_condition
 from .splines import Monotone
 
 Update = Callable[[Tensor, Tensor], Tensor]  # (some rows, their numbers) -> the same rows, one round later
@@ -42,8 +42,9 @@ class Masked(nn.Linear):
         """The weight that counts."""
         return self.weight * self.mask
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.masked(), self.bias)
+    def columns(self, x: Tensor) -> Tensor:
+        """x `(in, B)` -> `(out, B)`."""
+        return torch.addmm(self.bias[:, None], self.masked(), x)
 
 
 class MaskedBody(nn.Module):
@@ -74,11 +75,13 @@ class MaskedBody(nn.Module):
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> Tensor:
         """The numbers of all entries."""
-        h = self.inlet(u)
-        for layer, modulate in zip(self.layers, self.modulations, strict=False):
-            h = h + self.drop(layer(F.silu(modulate(h, c))))
-        h = F.silu(self.modulations[-1](h, c))
-        raw = torch.addmm(self.outlet.bias[:, None], self.outlet.masked(), h.t())
+        # rows run last throughout: with both orders in one pass half of the gradient's steps are strided, and slow
+        films, everything = [_film(m, c) for m in self.modulations], slice(None)
+        h = self.inlet.columns(u.t().contiguous())
+        for layer, film in zip(self.layers, films, strict=False):
+            assert isinstance(layer, Masked)
+            h = h + self.drop(layer.columns(F.silu(_modulated(h, film, everything))))
+        raw = self.outlet.columns(F.silu(_modulated(h, films[-1], everything)))
         return raw.view(self.numbers, self.d, len(u))
 
     def begin(self, rows: int, c: Tensor | None = None) -> Walk:
@@ -140,7 +143,11 @@ class Growing:
 def _film(modulation: nn.Module, c: Tensor | None) -> Tensor | None:
     """Scales and shifts of all units, `(2 width, B)`."""
     assert isinstance(modulation, Modulation)
-    return None if c is None or modulation.affine is None else modulation.affine(c).t()
+    if c is None:
+        return None
+    check_condition(c, modulation.c_dim)
+    assert modulation.affine is not None
+    return torch.addmm(modulation.affine.bias[:, None], modulation.affine.weight, c.t())
 
 
 def _modulated(h: Tensor, film: Tensor | None, rows: slice) -> Tensor:
