@@ -133,6 +133,8 @@ MUTANTS = (
            "test_nn_bijections.py -k entry_by"),
     Mutant("flow: tail of a marginal", "nn/marginals.py",
            "slope.log() - far", "slope.log() + far", "test_nn_bijections.py -k layer_is"),
+    Mutant("donors: places of few", "engines/donors.py",
+           "(mass * alike + 0.5) / (alike + 1)", "mass", "test_impute_engines.py -k few_donors"),
     Mutant("forest: a category never seen goes left", "engines/boosting.py",
            "goes = np.full(CODES, bool(node[\"missing_go_to_left\"]))", "goes = np.full(CODES, True)",
            "test_family_trees.py -k forest"),

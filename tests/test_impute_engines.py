@@ -117,6 +117,23 @@ def test_donors_give_the_law_of_the_errors():
     assert abs(float((drawn == 0).double().mean()) - 0.4) < 0.12 and set(drawn[0].tolist()) <= set(atom.tolist())
 
 
+def test_few_donors_cover_what_comes_next():
+    """With 20 donors the next number lies below a quantile as often as its level says, also beyond the outermost."""
+    rng, levels = np.random.default_rng(0), np.array([0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98])
+    zero, one = torch.zeros(20).double(), torch.ones(20).double()
+    below = []
+    for _ in range(1500):
+        y = torch.from_numpy(rng.normal(size=21))
+        lender = Donors(near=20)
+        lender.learn(y[:20], zero, one, one, False, Rng(0))
+        lender.facts[2:] = torch.tensor([-9.0, 9.0])  # no bounds
+        found = lender.quantiles(zero[:1], one[:1], torch.from_numpy(levels).unsqueeze(0))
+        below.append((y[20] < found[0]).numpy())
+    assert np.abs(np.mean(below, 0) - levels).max() < 0.035  # three standard errors of the median's
+    assert abs(np.mean(below, 0)[1] - 0.05) < 0.017 and abs(np.mean(below, 0)[5] - 0.95) < 0.017
+    assert abs(np.mean(below, 0)[0] - 0.02) < 0.011 and abs(np.mean(below, 0)[6] - 0.98) < 0.011
+
+
 def test_donors_lend_their_errors_not_their_places():
     """The donors of f = 0.9 lie below it, f_i from -0.7 on: their values are moved to it."""
     f = torch.linspace(-1, 1, 60).double()

@@ -4,8 +4,11 @@
     y_i + (f - f_i) in place of y_i                         where y has no values that repeat
 
 f is a prediction and v its stated spread, both made without row i. So the law keeps the skew, the atoms and the bounds
-of y, and is as wide as the predictions were wrong. Offers `Donors`: fit, and quantiles at any level.
-References: Rubin 1986 and Little 1988 (predictive mean matching); Meinshausen 2006 (weights on rows as a law).
+of y, and is as wide as the predictions were wrong. The k-th of n donors stands at the level k / (n + 1), below which
+the next number falls with just that probability; beyond the outermost the law goes on as an exponential. Offers
+`Donors`: fit, and quantiles at any level.
+References: Rubin 1986 and Little 1988 (predictive mean matching); Meinshausen 2006 (weights on rows as a law);
+Hyndman and Fan 1996 (positions of order statistics).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pofx.randomness import Rng
 MOST = 4000  # donors kept
 ATOM = 0.02  # share of the commonest value from which on values are lent as they are
 STRETCH = 2.0  # how much a factor e in the stated spread counts, in standard deviations of the errors
+TAIL = 5  # donors at either end that say how the law goes on beyond them
 BLOCK = 2**23
 
 
@@ -50,8 +54,8 @@ class Donors(Regressor):
         self.value, self.said, self.weight = value[keep], said[keep], weight[keep]
         self.spread = spread[keep].clamp_min(1e-6)
         error = float(((value - said).square() * weight).sum() / weight.sum()) ** 0.5
-        commonest = float(torch.unique(value, return_counts=True)[1].max()) / len(value)
-        as_is = float(discrete or commonest > ATOM)
+        commonest = int(torch.unique(value, return_counts=True)[1].max())
+        as_is = float(discrete or commonest > max(1, ATOM * len(value)))
         self.facts = torch.tensor([max(error, 1e-9), as_is, float(value.min()), float(value.max())]).double()
 
     def quantiles(self, said: Tensor, spread: Tensor, level: Tensor) -> Tensor:
@@ -72,21 +76,33 @@ class Donors(Regressor):
         if not as_is:
             value = (value + said.unsqueeze(1) - self.said[near.indices]).clamp(low, high)
         value, order = value.sort(1)
-        mass = weight.gather(1, order).cumsum(1)
-        mass = mass / mass[:, -1:]
+        weight = weight.gather(1, order)
+        weight = weight / weight.sum(1, keepdim=True)
+        alike = 1 / weight.square().sum(1, keepdim=True)  # as many donors of equal weight know as much
+        mass = weight.cumsum(1)
         if as_is:
-            at = torch.searchsorted(mass, level.contiguous()).clamp_max(value.shape[1] - 1)
+            at = torch.searchsorted(_position(mass, alike), level.contiguous()).clamp_max(value.shape[1] - 1)
             return value.gather(1, at)
-        return _between(mass, value, level)
+        return _between(_position(mass - weight / 2, alike), value, level).clamp(low, high)
 
 
-def _between(mass: Tensor, value: Tensor, level: Tensor) -> Tensor:
-    """The inverse of the piecewise linear law whose k-th value stands in the middle of its mass."""
-    middle = mass - torch.diff(mass, dim=1, prepend=torch.zeros_like(mass[:, :1])) / 2
-    right = torch.searchsorted(middle, level.contiguous()).clamp(1, value.shape[1] - 1) if value.shape[1] > 1 else None
-    if right is None:
+def _position(mass: Tensor, alike: Tensor) -> Tensor:
+    """The level at which a donor stands: the k-th of n exchangeable numbers is above the next with k / (n + 1)."""
+    return (mass * alike + 0.5) / (alike + 1)
+
+
+def _between(position: Tensor, value: Tensor, level: Tensor) -> Tensor:
+    """The inverse of the piecewise linear law with these values `(N, K)` at these levels, its tails exponential."""
+    count = value.shape[1]
+    if count == 1:
         return value.expand(-1, level.shape[1]).clone()
+    right = torch.searchsorted(position, level.contiguous()).clamp(1, count - 1)
     left = right - 1
-    a, b = middle.gather(1, left), middle.gather(1, right)
+    a, b = position.gather(1, left), position.gather(1, right)
     t = ((level - a) / (b - a).clamp_min(1e-12)).clamp(0, 1)
-    return torch.lerp(value.gather(1, left), value.gather(1, right), t)
+    k = min(TAIL, count - 1)
+    below = value[:, k : k + 1] - value[:, :k].mean(1, keepdim=True)  # the mean excess, as of an exponential law
+    above = value[:, -k:].mean(1, keepdim=True) - value[:, -k - 1 : -k]
+    out = torch.lerp(value.gather(1, left), value.gather(1, right), t)
+    out -= below * (position[:, :1] / level).clamp_min(1).log()
+    return out + above * ((1 - position[:, -1:]) / (1 - level)).clamp_min(1).log()
