@@ -134,6 +134,23 @@ def test_few_donors_cover_what_comes_next():
     assert abs(np.mean(below, 0)[0] - 0.02) < 0.011 and abs(np.mean(below, 0)[6] - 0.98) < 0.011
 
 
+def test_rounding_is_no_atom_and_few_values_are():
+    """Rounded to halves every value is common and none stands out: errors are lent; of five values, the values are."""
+    rng = np.random.default_rng(1)
+    f = torch.from_numpy(rng.uniform(-4, 4, 600))
+    one, y = torch.ones(600).double(), f + torch.from_numpy(rng.normal(size=600))
+    asked = torch.tensor([0.1]).double(), one[:1], torch.tensor([[0.3, 0.5]]).double()
+    lender = Donors(near=50)
+    lender.learn((3 * y).round() / 3, f, one, one, False, Rng(0))
+    assert not float(lender.facts[1])
+    assert all(abs(float(3 * q) - round(float(3 * q))) > 1e-6 for q in lender.quantiles(*asked)[0])
+    lender.learn(y.clamp(-2, 2).round(), f, one, one, False, Rng(0))
+    assert set(lender.quantiles(*asked)[0].tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+    assert float(lender.facts[1])
+    lender.learn(y.clamp_min(-3), f, one, one, False, Rng(0))
+    assert float(lender.facts[1])  # all that is less is there as -3
+
+
 def test_donors_lend_their_errors_not_their_places():
     """The donors of f = 0.9 lie below it, f_i from -0.7 on: their values are moved to it."""
     f = torch.linspace(-1, 1, 60).double()

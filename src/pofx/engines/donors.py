@@ -20,7 +20,8 @@ from pofx.engines.regressors import Regressor
 from pofx.randomness import Rng
 
 MOST = 4000  # donors kept
-ATOM = 0.02  # share of the commonest value from which on values are lent as they are
+FEW = 20  # different values, which are lent as they are
+ATOM, AMONG = 0.02, 3  # so are they where one is that share of the rows, and that many times as common as the next
 STRETCH = 2.0  # how much a factor e in the stated spread counts, in standard deviations of the errors
 TAIL = 5  # donors at either end that say how the law goes on beyond them
 BLOCK = 2**23
@@ -54,8 +55,7 @@ class Donors(Regressor):
         self.value, self.said, self.weight = value[keep], said[keep], weight[keep]
         self.spread = spread[keep].clamp_min(1e-6)
         error = float(((value - said).square() * weight).sum() / weight.sum()) ** 0.5
-        commonest = int(torch.unique(value, return_counts=True)[1].max())
-        as_is = float(discrete or commonest > max(1, ATOM * len(value)))
+        as_is = float(discrete or _repeats(value))
         self.facts = torch.tensor([max(error, 1e-9), as_is, float(value.min()), float(value.max())]).double()
 
     def quantiles(self, said: Tensor, spread: Tensor, level: Tensor) -> Tensor:
@@ -84,6 +84,13 @@ class Donors(Regressor):
             at = torch.searchsorted(_position(mass, alike), level.contiguous()).clamp_max(value.shape[1] - 1)
             return value.gather(1, at)
         return _between(_position(mass - weight / 2, alike), value, level).clamp(low, high)
+
+
+def _repeats(value: Tensor) -> bool:
+    """Whether values are few, or one is common beyond what rounding does: then nothing but them may be lent."""
+    counts = torch.unique(value, return_counts=True)[1].sort(descending=True).values.tolist()
+    few = len(counts) <= min(FEW, len(value) / 2)
+    return few or counts[0] > max(1, ATOM * len(value)) and counts[0] > AMONG * counts[1]
 
 
 def _position(mass: Tensor, alike: Tensor) -> Tensor:
