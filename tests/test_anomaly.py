@@ -332,11 +332,14 @@ def test_experts_are_their_equation():
     )
     np.fill_diagonal(gap, -np.inf)
     loo = np.log(np.exp(gap).sum(1))
-    spread = [np.abs(v - np.sort(v)[(len(v) - 1) // 2]).mean() for v in (loo, single)]
+    usual = [np.sort(v)[(len(v) - 1) // 2] for v in (loo, single)]
+    spread = [np.abs(v - m).mean() for v, m in zip((loo, single), usual, strict=True)]
     assert model.spread.tolist() == pytest.approx(spread, rel=1e-4)
     np.fill_diagonal(gap, 0.0)
-    want = np.log(np.exp(gap).sum(1)) / spread[0] + single / spread[1]
-    assert model.log_prob(x).value.tolist() == pytest.approx(want.tolist(), rel=1e-4)
+    opinions = (np.log(np.exp(gap).sum(1)), single)
+    z = [(v - m) / d for v, m, d in zip(opinions, usual, spread, strict=True)]
+    want = sum(0.001 * one - np.maximum(-one, 0) ** 1.5 for one in z)
+    assert model.log_prob(x).value.tolist() == pytest.approx(want.tolist(), rel=1e-3, abs=1e-5)
     assert model.log_prob(x).quality is pofx.Quality.UNNORMALISED
 
 
@@ -362,6 +365,17 @@ def test_experts_find_each_kind_of_odd_row_and_stay_finite(tmp_path):
     assert float(pofx.anomaly(model, gaps).value[0]) < float(found.value[0])
     with pytest.raises(ValueError, match="widths"):
         pofx.fit(frame(50, 0), "experts", hyper_parameters={"widths": ()}, progress=False)
+
+
+def test_a_row_with_a_gap_is_compared_with_rows_that_lack_the_same():
+    """Without b a row far out in a is as strange as without any b in the table, and a usual one stays usual."""
+    model = pofx.fit(frame(800, 0)[["a", "d"]], "experts", progress=False)
+    alone = pofx.fit(frame(800, 0)[["a"]], "experts", progress=False)
+    a = torch.tensor([[0.1], [-0.7], [3.0], [4.5]])
+    gaps = torch.cat([a, torch.full_like(a, torch.nan)], 1)
+    found, want = (pofx.anomaly(m, x).value for m, x in ((model, gaps), (alone, a)))
+    assert found[:2].abs().max() < 0.3 and found[2] > 2 and found[3] > found[2] + 2
+    assert torch.allclose(found, want, rtol=0.25, atol=0.1)
 
 
 def test_an_answer_can_be_replaced_like_any_other():

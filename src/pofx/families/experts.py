@@ -1,14 +1,17 @@
-"""Experts: kernels of several widths and the single columns, multiplied: what is strange to any of them is strange.
+"""Experts: kernels of several widths and the single columns; what is strange to any of them is strange.
 
-    log p(x) = sum_k log p_k(x) / d_k - log Z,   d_k = mean |l_k - median l_k|,   l_k: leave-one-out log p_k of rows
+    log p(x) = sum_k [ e z_k - max(0, -z_k)^(3/2) ] - log Z,   z_k = (log p_k(x) - m_k) / d_k,   e = 1/1000
+    m_k = median of l_k,   d_k = mean |l_k - m_k|,             l_k: leave-one-out log p_k of training rows
     p_wide, p_narrow = 1/N sum_i N(u; u_i, h^2 I),   h = 1 and 0.3         u: the chart, standardised
     p_single = prod_j 1/N sum_i N(u_j; u_ij, h_j^2),   h_j = 0.9 min(std, IQR / 1.34) N^(-1/5)
 
 One expert is a poor judge of what belongs: narrow kernels take a small crowd of intruders for a mode, wide ones blur,
 and single columns see no dependence. Dividing by the spread d_k lets each speak as loudly as it usually varies: an
-opinion pool, or product of experts. Z is unknown, so log p is unnormalised: it ranks rows, which is all that `anomaly`
-asks, and cannot be compared with another model's.
-Offers log_prob; of observed entries each expert's own marginals. Fitted in closed form; complete rows only are centres.
+opinion pool, or product of experts. That a row is more usual than the median says little, and must not outweigh what
+another expert finds strange in it: hence e, and the power. Z is unknown, so log p is unnormalised: it ranks rows,
+which is all that `anomaly` asks, and cannot be compared with another model's.
+Offers log_prob; of observed entries each expert's own marginals, beside those of training rows. Fitted in closed form;
+complete rows only are centres.
 References: Hinton 2002 (products of experts); Genest and Zidek 1986 (opinion pools); Silverman 1986 (widths).
 """
 
@@ -25,6 +28,8 @@ from pofx.randomness import Rng
 
 BLOCK = 2**22  # numbers in a block of a kernel matrix
 FLOOR = 1e-2  # log p of one column is at least that of a share FLOOR / N at height 1, so that none outvotes all others
+USUAL, POWER = 1e-3, 1.5  # how much opinions above the median count, and how those below it do
+PEERS = 256  # training rows with which a row with gaps is compared
 NARROWEST = 1e-2  # width of a column's kernels, in its standard deviations: repeated values make no spike
 
 
@@ -63,7 +68,8 @@ class Experts(Model):
         self.register_buffer("rows", torch.zeros(0, size, dtype=torch.float64))
         for name, start in (("mean", 0.0), ("scale", 1.0), ("h", 1.0)):
             self.register_buffer(name, torch.full((size,), start, dtype=torch.float64))
-        self.register_buffer("spread", torch.ones(len(self.widths) + 1, dtype=torch.float64))
+        for name, start in (("usual", 0.0), ("spread", 1.0)):
+            self.register_buffer(name, torch.full((len(self.widths) + 1,), start, dtype=torch.float64))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
         if prefix + "rows" in state:  # the number of rows is only known from the file
@@ -84,11 +90,14 @@ class Experts(Model):
         self.scale = torch.where(deviation > 1e-9, deviation, torch.ones_like(deviation))
         self.rows = (u - self.mean) / self.scale
         self.h = _widths(self.rows)
-        own = torch.arange(min(self.queries, len(self.rows)))
-        found = self._opinions(self.rows[own], torch.ones_like(self.rows[own]), own)
-        spread = (found - found.median(0).values).abs().mean(0)
-        self.spread = spread.clamp_min(1e-6)
-        report({"step": 1, "loss": -float((found / self.spread).sum(1).mean())})
+        found = self._of_training(torch.ones_like(self.mean), self.queries)
+        self.usual, self.spread = _reference(found)
+        report({"step": 1, "loss": -float(_pooled(found, self.usual, self.spread).mean())})
+
+    def _of_training(self, seen: Tensor, queries: int) -> Tensor:
+        """Leave-one-out opinions of some training rows by the seen columns `(D,)`; `(N, K)`."""
+        own = torch.arange(min(queries, len(self.rows)))
+        return self._opinions(self.rows[own], seen.expand(len(own), -1), own)
 
     # the experts
     def _opinions(self, q: Tensor, seen: Tensor, own: Tensor | None = None) -> Tensor:
@@ -118,8 +127,27 @@ class Experts(Model):
         seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
         mask = self.chart.mask(seen).flatten(1).double()
         q = (self.chart.encode(x).flatten(1).double() - self.mean) / self.scale
-        found = self._opinions(torch.where(mask > 0, q, 0.0), mask)
-        return Value((found / self.spread).sum(1), Quality.UNNORMALISED)
+        found, out = self._opinions(torch.where(mask > 0, q, 0.0), mask), q.new_zeros(len(q))
+        patterns, which = torch.unique(mask, dim=0, return_inverse=True)
+        for k, pattern in enumerate(patterns):
+            usual, spread = self.usual, self.spread
+            if not bool(pattern.all()):
+                usual, spread = _reference(self._of_training(pattern, PEERS))
+            rows = which == k
+            out[rows] = _pooled(found[rows], usual, spread)
+        return Value(out, Quality.UNNORMALISED)
+
+
+def _reference(found: Tensor) -> tuple[Tensor, Tensor]:
+    """What opinions `(N, K)` usually are, and how much they vary, `(K,)` each."""
+    usual = found.median(0).values
+    return usual, (found - usual).abs().mean(0).clamp_min(1e-6)
+
+
+def _pooled(found: Tensor, usual: Tensor, spread: Tensor) -> Tensor:
+    """log p up to a constant, `(N,)`, of opinions `(N, K)`."""
+    z = (found - usual) / spread
+    return (USUAL * z - (-z).clamp_min(0) ** POWER).sum(1)
 
 
 def _widths(rows: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def typed(layers: nn.ModuleList) -> list[Bijection]:
 
 
 def _along(p: Tensor, u: Tensor) -> Tensor:
-    return p.reshape(-1, *(1,) * (u.ndim - 2))
+    return p if u.ndim == 2 else p.reshape(-1, *(1,) * (u.ndim - 2))
 
 
 def _pixels(u: Tensor) -> int:
