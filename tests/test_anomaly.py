@@ -338,7 +338,7 @@ def test_experts_are_their_equation():
     np.fill_diagonal(gap, 0.0)
     opinions = (np.log(np.exp(gap).sum(1)), single)
     z = [(v - m) / d for v, m, d in zip(opinions, usual, spread, strict=True)]
-    want = sum(0.001 * one - np.maximum(-one, 0) ** 1.5 for one in z)
+    want = sum(0.001 * one - np.maximum(-one, 0) ** 1.25 for one in z)
     assert model.log_prob(x).value.tolist() == pytest.approx(want.tolist(), rel=1e-3, abs=1e-5)
     assert model.log_prob(x).quality is pofx.Quality.UNNORMALISED
 

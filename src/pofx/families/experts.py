@@ -1,6 +1,6 @@
 """Experts: kernels of several widths and the single columns; what is strange to any of them is strange.
 
-    log p(x) = sum_k [ e z_k - max(0, -z_k)^(3/2) ] - log Z,   z_k = (log p_k(x) - m_k) / d_k,   e = 1/1000
+    log p(x) = sum_k [ e z_k - max(0, -z_k)^(5/4) ] - log Z,   z_k = (log p_k(x) - m_k) / d_k,   e = 1/1000
     m_k = median of l_k,   d_k = mean |l_k - m_k|,             l_k: leave-one-out log p_k of training rows
     p_wide, p_narrow = 1/N sum_i N(u; u_i, h^2 I),   h = 1 and 0.3         u: the chart, standardised
     p_single = prod_j 1/N sum_i N(u_j; u_ij, h_j^2),   h_j = 0.9 min(std, IQR / 1.34) N^(-1/5)
@@ -28,7 +28,7 @@ from pofx.randomness import Rng
 
 BLOCK = 2**22  # numbers in a block of a kernel matrix
 FLOOR = 1e-2  # log p of one column is at least that of a share FLOOR / N at height 1, so that none outvotes all others
-USUAL, POWER = 1e-3, 1.5  # how much opinions above the median count, and how those below it do
+USUAL, POWER = 1e-3, 1.25  # how much opinions above the median count, and how those below it do
 PEERS = 256  # training rows with which a row with gaps is compared
 NARROWEST = 1e-2  # width of a column's kernels, in its standard deviations: repeated values make no spike
 
