@@ -149,6 +149,9 @@ def test_rounding_is_no_atom_and_few_values_are():
     assert float(lender.facts[1])
     lender.learn(y.clamp_min(-3), f, one, one, False, Rng(0))
     assert float(lender.facts[1])  # all that is less is there as -3
+    twice = torch.where(y < -2.5, -2.5, torch.where((y > 0) & (y < 0.5), 0.25, y))
+    lender.learn(twice, f, one, one, False, Rng(0))
+    assert float(lender.facts[1])  # two that are as common as each other
 
 
 def test_donors_lend_their_errors_not_their_places():

@@ -21,7 +21,7 @@ from pofx.randomness import Rng
 
 MOST = 4000  # donors kept
 FEW = 20  # different values, which are lent as they are
-ATOM, AMONG = 0.02, 3  # so are they where one is that share of the rows, and that many times as common as the next
+ATOM, AMONG, BESIDE = 0.02, 4, 4  # so are they where one has that share, so many times that of those beside it
 STRETCH = 2.0  # how much a factor e in the stated spread counts, in standard deviations of the errors
 TAIL = 5  # donors at either end that say how the law goes on beyond them
 BLOCK = 2**23
@@ -88,9 +88,13 @@ class Donors(Regressor):
 
 def _repeats(value: Tensor) -> bool:
     """Whether values are few, or one is common beyond what rounding does: then nothing but them may be lent."""
-    counts = torch.unique(value, return_counts=True)[1].sort(descending=True).values.tolist()
-    few = len(counts) <= min(FEW, len(value) / 2)
-    return few or counts[0] > max(1, ATOM * len(value)) and counts[0] > AMONG * counts[1]
+    counts = torch.unique(value, return_counts=True)[1].double()
+    if len(counts) <= max(BESIDE, min(FEW, len(value) / 2)):
+        return True
+    common = (counts > max(1, ATOM * len(value))).nonzero()[:, 0]
+    starts = (common - BESIDE // 2).clamp(0, len(counts) - BESIDE - 1)
+    around = counts[starts.unsqueeze(1) + torch.arange(BESIDE + 1)].sum(1) - counts[common]
+    return bool((counts[common] > AMONG * around / BESIDE).any())
 
 
 def _position(mass: Tensor, alike: Tensor) -> Tensor:
