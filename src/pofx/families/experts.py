@@ -50,7 +50,7 @@ class Experts(Model):
         architecture="the training rows",
         branch=("explicit", "approximate", "energy"),
         incomplete="complete rows only; an error where there is none",
-        summary="kernels of several widths and single columns, multiplied: finds what does not belong",
+        summary="what is strange to kernels of several widths or to single columns: finds what does not belong",
         reference="Hinton 2002; Genest and Zidek 1986",
         given=False,
     )
