@@ -125,6 +125,14 @@ def test_written_gradient_of_the_spline_is_that_of_its_plain_steps(bins, inverse
         assert torch.allclose(a, b, rtol=1e-8, atol=1e-9)
 
 
+def test_a_spline_keeps_its_digits_under_autocast():
+    x, raw = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 2, torch.randn(23, 3, 50)
+    want = spline(x, raw, 4.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = spline(x, raw, 4.0)
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
 def test_spline_can_be_differentiated_twice():
     x, raw = (Rng(0).normal((4,), torch.float64) + 0.1).requires_grad_(), Rng(1).normal((8, 4), torch.float64)
 

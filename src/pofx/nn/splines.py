@@ -83,7 +83,8 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
     Returns:
         f(x) and log f'(x), both `(*S)`; of the inverse function where `inverse`.
     """
-    f, log_slope = _Spline.apply(x, raw.to(x.dtype), bound, inverse)
+    with torch.autocast(x.device.type, enabled=False):  # the ends of bins are sums that want all their digits
+        f, log_slope = _Spline.apply(x, raw.to(x.dtype), bound, inverse)
     return f, log_slope
 
 
