@@ -239,3 +239,18 @@ def test_the_recurrence_and_its_gradient_are_those_of_the_loop(height: int, wide
     direction = rng.normal(tuple(ours.shape), torch.float64)
     for a, b in zip(*(torch.autograd.grad(h, (pre, weight), direction) for h in (ours, theirs)), strict=True):
         assert torch.allclose(a, b, atol=1e-11)
+
+
+def test_rows_are_moved_there_and_their_gradient_back():
+    """Beside an index of rows with a row of zeros after the last; the gradient by autograd and once more by numbers."""
+    from pofx.nn.diagonal import DiagonalNet, moved
+
+    net = DiagonalNet((3, 4, 1), 1, 2, Size(width=4, depth=1, dropout=0.0))
+    x = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for there, back in ((net.later, net.earlier), (net.mirror, net.mirror), (net.order, net.rank)):
+        padded = torch.cat([x, torch.zeros(1, 2, dtype=torch.float64)])
+        weight = torch.arange(24.0, dtype=torch.float64).reshape(12, 2)
+        assert torch.equal(moved(x, there, back), padded[there])
+        found, want = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (moved(x, there, back), padded[there]))
+        assert torch.equal(found, want)
+        assert torch.autograd.gradgradcheck(lambda u, a=there, b=back: moved(u, a, b).square(), x)

@@ -14,7 +14,7 @@ References: PixelRNN (van den Oord 2016, arXiv:1601.06759, sections 3.2 and 3.4)
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,30 @@ from .masked import MaskedLinear, seen
 from .raster import Raster
 from .recurrence import Recurrence, diagonals_of, gates
 from .rows import Stem, StemScan, dropped
+
+
+class _Move(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
+        return _rows(x, there)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _rows(grad, ctx.back), None, None
+
+
+def moved(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    """Rows of x (P, ...) at `there` (P,), none of them twice; 0 where it is P. `back` is the way back.
+
+    So the gradient is a selection too, where that of an index adds row by row.
+    """
+    return _Move.apply(x, there, back)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    found = x.index_select(0, index.clamp(max=len(x) - 1))
+    return found.index_fill_(0, (index == len(x)).nonzero()[:, 0], 0.0)
 
 
 class DiagonalLayer(nn.Module):
@@ -51,29 +75,29 @@ class DiagonalLayer(nn.Module):
     def forward(self, x: Tensor, c: Tensor | None, net: DiagonalNet) -> Tensor:
         """The next x, from x (H W, B, 2 width + C F), the last of which are the pixels themselves and stay."""
         extra = x.shape[-1] - self.left.in_features
-        both = torch.stack([x, x[net.mirror]])
+        both = torch.stack([x, moved(x, net.mirror, net.mirror)])
         inlet = torch.stack([F.pad(self.left.masked.T, (0, 0, 0, extra)), self.right.weight.T])
         bias, shift = torch.stack([self.left.bias, self.right.bias])[:, None], self.shift(c)
         pre = torch.baddbmm(bias, both.flatten(1, 2), inlet).unflatten(1, x.shape[:2])
         h = self.state(pre if shift is None else pre + shift[:, None], net.lines, net.shape[0])
         h = dropped(h, self.drop)
-        later = F.pad(h[1], (0, 0, 0, 0, 0, 1))[net.later]
+        later = moved(h[1], net.later, net.earlier)
         W, b = torch.cat([self.out_left.masked, self.out_right.weight], 1), self.out_left.bias + self.out_right.bias
-        moved = F.linear(torch.cat([h[0], later], -1), F.pad(W, (0, 0, 0, extra)), F.pad(b, (0, extra)))
-        return x + moved
+        return x + F.linear(torch.cat([h[0], later], -1), F.pad(W, (0, 0, 0, extra)), F.pad(b, (0, extra)))
 
 
 class DiagonalNet(Stem):
     """`depth` layers of `width` units in each direction.
 
     Pixels stand in the order of the diagonals. `mirror` is where the pixel is that has the same place in the picture
-    seen in a mirror; `later` is where the right one has the pixel above, H W for none.
+    seen in a mirror; `later` is where the right one has the pixel above, H W for none, and `earlier` the way back.
     """
 
     order: Tensor
     rank: Tensor
     mirror: Tensor
     later: Tensor
+    earlier: Tensor
 
     def __init__(self, shape: tuple[int, int, int], told: int, out: int, size: Size) -> None:
         super().__init__(shape, told, out, size)
@@ -85,15 +109,20 @@ class DiagonalNet(Stem):
         rank = order.argsort()
         mirrored = order + wide - 1 - 2 * (order % wide)
         above = torch.where(order < wide, height * wide, rank[(mirrored - wide).clamp_min(0)])
-        for name, index in (("order", order), ("rank", rank), ("mirror", rank[mirrored]), ("later", above)):
+        below = torch.full_like(above, height * wide)
+        below[above[above < height * wide]] = (above < height * wide).nonzero()[:, 0]
+        places = {"order": order, "rank": rank, "mirror": rank[mirrored], "later": above, "earlier": below}
+        for name, index in places.items():
             self.register_buffer(name, index, persistent=False)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """x (B, C F, H, W) -> (B, C out, H, W)."""
-        h = torch.cat([self.begin(x, c), x.permute(2, 3, 0, 1)], -1).flatten(0, 1)[self.order]
+        h = torch.cat([self.begin(x, c), x.permute(2, 3, 0, 1)], -1).flatten(0, 1)
+        h = moved(h, self.order, self.rank)
         for layer in self.layers:
             h = layer(h, c, self)
-        return self.end(h[..., : len(self.outside)])[self.rank].unflatten(0, x.shape[2:]).permute(2, 3, 0, 1)
+        y = moved(self.end(h[..., : len(self.outside)]), self.rank, self.order)
+        return y.unflatten(0, x.shape[2:]).permute(2, 3, 0, 1)
 
     def scan(self, rows: int, c: Tensor | None = None) -> DiagonalScan:
         """A walk through the pixels of this many pictures."""

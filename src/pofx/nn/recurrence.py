@@ -76,11 +76,11 @@ class _Recurrence(torch.autograd.Function):
             gate[..., : 3 * width].sigmoid_()
             _tanh_(gate[..., 3 * width :])
             o, f, i, g = gate.split(width, -1)
-            before[:, line] = cell[:, low:high]
-            cell[:, low:high] = c = torch.addcmul(i * g, f, before[:, line])
-            curved[:, line] = c = _tanh_(c)
+            kept, old, new = cell[:, low:high], before[:, line], h[:, line]
+            torch.addcmul(i * g, f, old.copy_(kept), out=kept)
+            torch.mul(o, _tanh_(curved[:, line].copy_(kept)), out=new)
             state[:, last + margin * rows : low + margin * rows], last = 0.0, low  # these are outside by then
-            state[:, low + margin * rows : high + margin * rows] = h[:, line] = o * c
+            state[:, low + margin * rows : high + margin * rows] = new
         ctx.save_for_backward(weight, a, past, before, curved)
         ctx.rest = (lines, shifts, places, rows, margin)
         return h.unflatten(1, (pixels, rows))
