@@ -43,6 +43,10 @@ class MaskedLinear(nn.Linear):
         """x (..., in) -> (..., out), or only the given rows of the output."""
         return F.linear(x, self.weight[rows] * self.mask[rows], self.bias[rows])
 
+    def columns(self, x: Tensor) -> Tensor:
+        """x (in, B) -> (out, B)."""
+        return torch.addmm(self.bias[:, None], self.masked, x)
+
 
 class MaskedBlock(nn.Module):
     """h + W_2 silu(W_1 silu(M_c(h))), where a unit sees the units of its degree and below."""

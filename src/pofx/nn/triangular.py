@@ -19,32 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bijections import Bijection
+from .masked import MaskedLinear
 from .mlp import Modulation, check_condition
 from .splines import Monotone
 
 Update = Callable[[Tensor, Tensor], Tensor]  # (some rows, their numbers) -> the same rows, one round later
 Solver = Callable[[Update, Tensor, int], Tensor]  # (update, start, most rounds) -> the fixed point
-
-
-class Masked(nn.Linear):
-    """A linear layer whose weight has a fixed mask `(out, in)`; the initial variance counts what is really seen."""
-
-    mask: Tensor
-
-    def __init__(self, mask: Tensor, scale: float = 1.0) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
-        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
-        with torch.no_grad():
-            self.weight.normal_().mul_(scale / mask.sum(1, keepdim=True).clamp_min(1).sqrt())
-            self.bias.zero_()
-
-    def masked(self) -> Tensor:
-        """The weight that counts."""
-        return self.weight * self.mask
-
-    def columns(self, x: Tensor) -> Tensor:
-        """x `(in, B)` -> `(out, B)`."""
-        return torch.addmm(self.bias[:, None], self.masked(), x)
 
 
 class MaskedBody(nn.Module):
@@ -66,11 +46,11 @@ class MaskedBody(nn.Module):
         degree = least + torch.arange(width) * (d - 1 - least) // width  # unit j sees the entries up to degree[j]
         self.ends = [int((degree < i).sum()) for i in range(d)]  # how many units know enough at entry i
         entry = torch.arange(d)
-        self.inlet = Masked(degree[:, None] >= entry)
+        self.inlet = MaskedLinear(degree[:, None] >= entry)
         same = degree[:, None] >= degree
-        self.layers = nn.ModuleList(Masked(same, 0.5) for _ in range(depth))
+        self.layers = nn.ModuleList(MaskedLinear(same, 0.5) for _ in range(depth))
         self.modulations = nn.ModuleList(Modulation(c_dim, width) for _ in range(depth + 1))
-        self.outlet = Masked((entry[:, None] > degree).repeat(numbers, 1), 0.1)
+        self.outlet = MaskedLinear((entry[:, None] > degree).repeat(numbers, 1), 0.1)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, u: Tensor, c: Tensor | None = None) -> Tensor:
@@ -79,7 +59,7 @@ class MaskedBody(nn.Module):
         films, everything = [_film(m, c) for m in self.modulations], slice(None)
         h = self.inlet.columns(u.t().contiguous())
         for layer, film in zip(self.layers, films, strict=False):
-            assert isinstance(layer, Masked)
+            assert isinstance(layer, MaskedLinear)
             h = h + self.drop(layer.columns(F.silu(_modulated(h, film, everything))))
         raw = self.outlet.columns(F.silu(_modulated(h, films[-1], everything)))
         return raw.view(self.numbers, self.d, len(u))
@@ -95,8 +75,8 @@ class Walk:
     def __init__(self, body: MaskedBody, rows: int, c: Tensor | None) -> None:
         self.body, self.done, numbers, d = body, 0, body.numbers, body.d
         self.layers = [body.inlet, *body.layers]
-        self.weights = [layer.masked() for layer in self.layers]
-        self.outlet = body.outlet.masked().view(numbers, d, -1).transpose(0, 1).contiguous()
+        self.weights = [layer.masked for layer in self.layers]
+        self.outlet = body.outlet.masked.view(numbers, d, -1).transpose(0, 1).contiguous()
         self.bias = body.outlet.bias.view(numbers, d).t()[:, :, None]
         self.films = [_film(m, c) for m in body.modulations]
         self.known = [Growing(body.inlet.out_features, rows, self.outlet) for _ in self.layers]
