@@ -492,6 +492,16 @@ def test_cpu_seconds_are_spent_by_one_thread(monkeypatch) -> None:
     assert pairs == [(1, "32-true")]
 
 
+@pytest.mark.parametrize("flags", ["fma amx_bf16 amx_tile", "avx512f avx512_bf16 avx512_vbmi2", "avx512f avx2"])
+def test_half_precision_is_tried_where_the_processor_has_it_and_time_counts(flags, tmp_path, monkeypatch) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(budgets, "PROCESSOR", info)
+    known = ["32-true", "bf16-mixed"] if "bf16" in flags else ["32-true"]
+    assert [p for _, p in budgets._candidates(Asked(Budget(seconds=1), threads=1), CPU)] == known
+    assert [p for _, p in budgets._candidates(Asked(Budget(steps=9), threads=1), CPU)] == ["32-true"]
+
+
 def test_a_fit_in_seconds_says_its_plan() -> None:
     model = fitted(budget="0.5 s")
     plan = model.record["plan"]

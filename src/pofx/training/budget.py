@@ -4,7 +4,8 @@
 
 measured on a copy of the model that is thrown away. One thread in float32 is measured first; all of torch's threads,
 and bf16 where the processor multiplies it in hardware, are tried only where a step is long enough for them to win, and
-must win clearly. The plan is stored in the checkpoint, so a resumed fit repeats it.
+must win clearly. So many steps, on a processor, stay in float32: who counts them wants the same numbers again. The plan
+is stored in the checkpoint, so a resumed fit repeats it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ WORDS = {
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 VALIDATIONS, VALIDATING = 20, 0.15  # of one fit: as many, or fewer that take this share of the budget
+PROCESSOR = Path("/proc/cpuinfo")
 SHORT = 3e-3  # seconds of a step below which sharing it between threads, or halving its numbers, wins nothing
 NOISE = 0.2  # distance of the quartiles of a measurement, over its median, above which it is repeated
 MARGIN = 0.8  # another plan must take less than this share of the time: a half-busy machine makes threads much slower
@@ -217,15 +219,15 @@ def _candidates(asked: Asked, device: torch.device) -> list[tuple[int, str]]:
         counts.append(most)  # by CPU seconds, more threads never win
     precisions = [asked.precision]
     if asked.precision == "auto":
-        precisions = ["32-true"] + (["bf16-mixed"] if _multiplies_bf16(device) else [])
+        counted = asked.budget.steps is not None and device.type == "cpu"
+        precisions = ["32-true"] + (["bf16-mixed"] if not counted and _multiplies_bf16(device) else [])
     return [(t, p) for p in precisions for t in counts]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text()
+    return PROCESSOR.exists() and bool({"amx_bf16", "avx512_bf16"} & set(PROCESSOR.read_text().split()))
 
 
 def _fastest(times: dict[tuple[int, str], float]) -> tuple[int, str]:
