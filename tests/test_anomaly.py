@@ -19,7 +19,7 @@ from pofx.engines.zipped import code_nats
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, real
 from pofx.metrics.scores import OnlineFDR, benjamini_hochberg, conformal_pvalues, storey, typicality_pvalues
-from pofx.model import Unsupported
+from pofx.model import Quality, Unsupported
 from pofx.tasks.anomalies import inverted, perturbed
 from pofx.tasks.anomaly import anomaly, watch
 
@@ -178,6 +178,35 @@ def test_the_ratio_is_that_of_two_normals():
 def test_the_score_norm_of_a_normal_is_its_length():
     x = draws(50, 5)
     assert torch.allclose(anomaly(normal(), x, route="score norm").value, x.norm(dim=1), atol=1e-5)
+
+
+def test_surprise_is_what_a_row_cost_beyond_what_was_expected():
+    """By enumeration: -log p less both conditional entropies, whose mean under p is 0."""
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, [3, 2], (400, 2)))
+    x[:, 1] = torch.where(x[:, 0] == 2, 1, x[:, 1] * (x[:, 0] == 1))  # the second depends on the first
+    space = Space((2,), (Variable("a", "category", 3), Variable("b", "category", 2)), dtype="int64")
+    split = {"train": torch.arange(300), "valid": torch.arange(300, 400), "test": torch.arange(0)}
+    model = pofx.fit(Data(x, space, split=split), "autoregressive", progress=False, budget="60 steps", threads=1)
+    every = torch.tensor([[a, b] for a in range(3) for b in range(2)])
+    p = model.log_prob(every).value.detach().exp().reshape(3, 2)
+    h = -torch.xlogy(p.sum(1), p.sum(1)).sum()
+    conditional = p / p.sum(1, keepdim=True)
+    expected = h - torch.xlogy(conditional, conditional).sum(1, keepdim=True)
+    found = anomaly(model, every, route="surprise")
+    assert torch.allclose(found.value.reshape(3, 2), -p.log() - expected, atol=1e-6)
+    assert float((p * found.value.reshape(3, 2)).sum()) == pytest.approx(0, abs=1e-6)
+    assert found.unit == "nats" and found.quality is Quality.EXACT
+
+
+def test_surprise_of_numbers_is_none_in_the_mean_over_draws():
+    frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=600), "c": list("xyz") * 200})
+    frame["b"] = frame["a"] * 2 + np.random.default_rng(1).normal(size=600)
+    model = pofx.fit(frame, "trees", progress=False, budget="5 s")
+    score = anomaly(model, model.sample(600, rng=0), route="surprise", draws=16).value
+    assert abs(float(score.mean())) < 4 * float(score.std()) / 600**0.5
+    frame.loc[0, "b"] = float("nan")
+    with pytest.raises(Unsupported, match="complete rows"):
+        anomaly(model, frame, route="surprise")
 
 
 def pictures(n: int, seed: int, high: int) -> torch.Tensor:

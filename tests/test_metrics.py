@@ -38,6 +38,7 @@ from pofx.metrics import (
     proportion,
     rmse,
     sliced_wasserstein,
+    strangest_pvalues,
     valid_values,
 )
 
@@ -338,6 +339,25 @@ def test_auroc_value_and_coverage_of_delong():
     ties = auroc(np.round(a), np.round(b)).value
     assert ties == pytest.approx(roc_auc_score(labels, np.round(np.concatenate([a, b]))))
     assert auroc([0, 1, 2], [3, 4, 5]).low < 0.5 and auroc([0.0], [1.0]).high == 1
+
+
+def test_the_strangest_of_scores_keeps_the_promise_of_pvalues():
+    """Every row in turn is judged by the others: p is then uniform, whatever the scores' scales and dependence."""
+    r = np.random.default_rng(0)
+    s = np.stack([r.normal(size=40), r.normal(size=40)])
+    s = np.stack([s[0], np.exp(5 * (s[1] + s[0]))])
+    every = range(40)
+    p = [strangest_pvalues(np.delete(s, j, 1), s[:, j : j + 1])[0] for j in every]
+    for u in np.arange(1, 41) / 40:
+        assert sum(q <= u + 1e-9 for q in p) <= round(40 * u)  # exact, not only in the mean
+    found = strangest_pvalues(s, [[0.0, 99.0, 0.0], [1.0, 1.0, 1e9]])
+    assert found[0] > 0.3 and found[1] == found[2] == pytest.approx(2 / 41)  # first beside the other score's
+    one = r.normal(size=30), r.normal(size=9)
+    assert strangest_pvalues(one[0], one[1]) == pytest.approx(conformal_pvalues(*one))
+    with pytest.raises(ValueError, match="expected \\(K, n\\)"):
+        strangest_pvalues(s, one[1])
+    with pytest.raises(ValueError, match="NaN"):
+        strangest_pvalues(one[0], [np.nan])
 
 
 def test_conformal_pvalues_are_uniform_under_exchangeability():

@@ -19,6 +19,7 @@ from pofx.metrics.scores import (
     crps_values,
     interval_coverage,
     rmse,
+    strangest_pvalues,
 )
 from pofx.metrics.table import TableScore, column_shapes, pair_trends, valid_values
 from pofx.metrics.utility import utility
@@ -59,6 +60,7 @@ __all__ = [
     "rmse",
     "signal_to_noise",
     "sliced_wasserstein",
+    "strangest_pvalues",
     "utility",
     "valid_values",
 ]

@@ -5,8 +5,9 @@
     RMSE     sqrt(mean (prediction - truth)^2)
     CRPS     mean_k |x_k - y| - 1/2 mean_{k != l} |x_k - x_l|
 
-Offers `auroc`, `conformal_pvalues`, `typicality_pvalues`, `benjamini_hochberg`, `storey`, `OnlineFDR`, `rmse`,
-`interval_coverage`, `crps_sample`, `crps_values`. Nothing is fitted. Larger scores are more anomalous everywhere.
+Offers `auroc`, `conformal_pvalues`, `strangest_pvalues`, `typicality_pvalues`, `benjamini_hochberg`, `storey`,
+`OnlineFDR`, `rmse`, `interval_coverage`, `crps_sample`, `crps_values`. Nothing is fitted. Larger scores are more
+anomalous everywhere.
 
 References: DeLong 1988; Sun & Xu 2014 (fast DeLong); Bates 2023 arXiv:2104.08279; Benjamini & Hochberg 1995; Storey,
 Taylor & Siegmund 2004; Mary & Roquain 2022 arXiv:2106.13501; Ramdas 2017 arXiv:1710.00499 (LORD++); Gneiting & Raftery
@@ -82,6 +83,37 @@ def conformal_pvalues(calibration_scores: ArrayLike, scores: ArrayLike) -> Array
     if not len(cal):
         raise ValueError("conformal_pvalues: got no calibration scores; expected scores of held-out normal rows.")
     return (1 + len(cal) - np.searchsorted(cal, s, side="left")) / (len(cal) + 1)
+
+
+def strangest_pvalues(calibration_scores: ArrayLike, scores: ArrayLike) -> Array:
+    """p-values (M,) of rows by the strangest of K scores: (K, n) of normal rows that no model saw, (K, M) to judge.
+
+    Among the n and the one that is judged, r_k = #{rows: their k-th score >= its own} and T = min_k r_k of each, and
+    p = #{rows: T <= its own} / (n + 1). The scales of the scores do not matter. Where normal rows are exchangeable,
+    P(p <= u) <= u for every u, n and K, for the judged row is treated as the others are.
+
+    Bias in N: none on the safe side; the smallest possible p is 1 / (n + 1).
+
+    Raises:
+        ValueError: NaN or infinities, no calibration scores, or another number of scores. Source: full conformal
+            prediction, Vovk et al. 2005 (Algorithmic Learning in a Random World).
+    """
+    known, asked = (np.atleast_2d(np.asarray(s, float)) for s in (calibration_scores, scores))
+    if known.ndim != 2 or not known.shape[1] or len(known) != len(asked) or asked.ndim != 2:
+        raise ValueError(
+            f"strangest_pvalues: got calibration scores {known.shape} and scores {asked.shape}; expected (K, n) of "
+            "held-out normal rows and (K, M)."
+        )
+    if not (np.isfinite(known).all() and np.isfinite(asked).all()):
+        raise ValueError("strangest_pvalues: a score is NaN or infinite; expected finite numbers.")
+    n, order = known.shape[1], np.sort(known, axis=1)
+    above = np.stack([n - np.searchsorted(o, s) for o, s in zip(order, known, strict=True)])
+    own = 1 + np.stack([n - np.searchsorted(o, s) for o, s in zip(order, asked, strict=True)]).min(0)
+    found = []
+    for j in range(asked.shape[1]):  # the judged row stands at or above some of the others
+        theirs = (above + (asked[:, j : j + 1] >= known)).min(0)
+        found.append((1 + (theirs <= own[j]).sum()) / (n + 1))
+    return np.array(found)
 
 
 def benjamini_hochberg(p: ArrayLike, level: float = 0.1) -> Array:

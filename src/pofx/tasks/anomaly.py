@@ -5,7 +5,11 @@
     log prob        -log p(x)                          ratio           -log p(x) + log p_background(x)
     typicality      |-log p(x) - its mean over the calibration rows|, for rows or batches of rows
     complexity      -log p(x) - (nats that a general compressor needs for x)
+    surprise        sum_i [ -log p(x_i | x_<i) - H_i(x_<i) ],  H_i the mean of -log p(x_i | x_<i) over p(x_i | x_<i)
     denoising, reconstruction, score norm, distance (to samples): for models without a density
+
+The mean of the surprise over the model's own draws is 0 (a martingale): it does not matter how simple x is, only
+whether x cost more than the model itself expected at each entry.
 
 The p-value needs no "contamination" guess: for a row that belongs, P(p <= u) <= u. `fdr` flags rows so that the
 expected share of false alarms among them is at most that. A high density is no proof: where rows are *more* probable
@@ -29,11 +33,14 @@ from torch import Tensor
 from pofx.data import Batch
 from pofx.engines.estimators import drawn
 from pofx.engines.zipped import code_nats
+from pofx.kinds.base import Variable
 from pofx.metrics.scores import OnlineFDR, benjamini_hochberg, conformal_pvalues, storey, typicality_pvalues
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
+from pofx.records import Predictive
 from pofx.tasks.anomalies import USUAL, Anomalies, Asked, inverted
 from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
+from pofx.tasks.contribute import walk
 from pofx.tasks.density import by_log_prob as log_density
 
 QUESTION = "What does not belong?"
@@ -246,6 +253,27 @@ def by_complexity(model: Model, asked: Asked) -> Answer:
     return dataclasses.replace(found, value=found.value - zipped, unit="nats")
 
 
+def by_surprise(model: Model, asked: Asked) -> Answer:
+    """-log p(x) less what the model expected to pay, entry after entry: 0 in the mean over its own draws."""
+    if not bool(asked.observed.all()):
+        raise Unsupported("its chain rule needs complete rows")
+    flat, score = asked.x.flatten(1), torch.zeros(len(asked.x), dtype=torch.float64)
+    for rows, i, ahead in walk(model, asked.x, asked.given):
+        paid = -ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
+        score[rows] += paid - _expected_nats(ahead, model.space.variable(i), asked)
+    exact = Quality.EXACT if model.space.discrete else Quality.ESTIMATE
+    return Answer(torch.nan_to_num(score, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE), "nats", exact)
+
+
+def _expected_nats(ahead: Predictive, v: Variable, asked: Asked) -> Tensor:
+    """The mean of -log p of an entry, (B,): in full over codes, by draws over numbers."""
+    if v.discrete:
+        p = ahead.masses(v.levels).double()
+        return -torch.xlogy(p, p).sum(1)
+    each = [-ahead.log_prob(ahead.sample(asked.rng)).flatten().double() for _ in range(asked.draws)]
+    return torch.stack(each).mean(0)
+
+
 def _levels(x: Tensor, model: Model) -> np.ndarray[Any, Any]:
     """x as whole numbers, in a dtype that only the Space decides."""
     variables = [model.space.variable(i) for i in range(model.space.size)]
@@ -305,6 +333,7 @@ ROUTES = (
     route(by_ratio, "log_prob", sources="Ren et al. 2019 (arXiv:1906.02845)"),
     route(by_typicality, "log_prob", sources="Nalisnick et al. 2019 (arXiv:1906.02994)"),
     route(by_complexity, "log_prob", sources="Serra et al. 2020 (arXiv:1909.11480)"),
+    route(by_surprise, "steps"),
     route(by_denoising, "denoise", sources="Graham et al. 2023 (arXiv:2211.07740)"),
     route(by_reconstruction, "encode", "decode"),
     route(by_distance, "sample", sources="Angiulli and Pizzuti 2002"),

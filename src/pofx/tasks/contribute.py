@@ -14,7 +14,7 @@ References: Graham et al. 2023 (arXiv:2211.07740) for the last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from pofx.kinds.base import Variable
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
+from pofx.records import Predictive
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 
 QUESTION = "Which entries make x unlikely?"
@@ -81,20 +82,24 @@ def by_steps(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
     """The terms of the chain rule, entry after entry."""
     if not bool(observed.all()):
         raise Unsupported("its chain rule needs complete rows")
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(x), CHUNK):
-            rows = slice(start, start + CHUNK)
-            flat = x[rows].flatten(1)
+    flat, terms = x.flatten(1), torch.zeros(len(x), model.space.size, dtype=torch.float64)
+    for rows, i, ahead in walk(model, x, given):
+        terms[rows, i] = ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
+    return Answer(terms.reshape(x.shape), UNIT, Quality.EXACT)
+
+
+def walk(model: Model, x: Tensor, given: Mapping[str, Tensor]) -> Iterator[tuple[slice, int, Predictive]]:
+    """The likelihood of each entry of x given those before it, `(B, 1)`: chunks of rows, entry, likelihood."""
+    for start in range(0, len(x), CHUNK):
+        rows = slice(start, start + CHUNK)
+        flat = x[rows].flatten(1)
+        with torch.no_grad():
             cursor = model.steps(len(flat), {k: v[rows] for k, v in given.items()} or None)
-            terms = torch.zeros(flat.shape, dtype=torch.float64)
-            ahead = cursor.start()
+            ahead: Predictive | None = cursor.start()
             for i in cursor.order:
-                terms[:, i] = ahead.log_prob(flat[:, i : i + 1]).reshape(len(flat)).double()
-                following = cursor.next(flat[:, i])
-                ahead = following if following is not None else ahead
-            parts.append(terms)
-    return Answer(torch.cat(parts).reshape(x.shape), UNIT, Quality.EXACT)
+                assert ahead is not None
+                yield rows, i, ahead
+                ahead = cursor.next(flat[:, i])
 
 
 def by_quadrature(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
