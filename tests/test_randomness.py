@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from pofx.randomness import Rng, Rows
+from pofx.randomness import Opposed, Rng, Rows
 
 
 def test_a_seed_decides_and_streams_move_on():
@@ -99,3 +99,12 @@ def test_the_global_state_is_left_alone():
     rng.normal((3,)), rng.permutation(4), rng.categorical(torch.zeros(2, 3)), rng.split(), Rng.derive(1, 2)
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+
+
+def test_opposed_rows():
+    rng = Opposed(Rng(0), 10, 4)
+    e = rng.normal((10, 500))
+    assert torch.equal(e[6:], -e[:4]) and abs(float(e.mean())) < 0.05 and abs(float(e.std()) - 1) < 0.05
+    assert float((e[4] * e[5]).mean()) < 0.2 and not torch.equal(e, rng.normal((10, 500)))
+    other = rng.normal((8, 3))
+    assert not torch.equal(other[4:], -other[:4])

@@ -14,6 +14,7 @@ from pofx.engines.paths import VE
 from pofx.families.mixture import Mixture
 from pofx.kinds.base import real
 from pofx.model import Card, Model, Predictive
+from pofx.tasks.restore import _spread
 from pofx.wrappers.decoded import Point
 
 D, NOISE = 5, 0.3
@@ -87,6 +88,24 @@ def test_the_solve_stops_where_there_is_no_covariance():
     tilted, calls = good + 3 * (root - root.T), []
     solve(lambda w: (calls.append(1), (w @ tilted.T, w))[1], y, torch.zeros(1, 6).double(), 6)
     assert len(calls) == 2
+
+
+def test_draws_in_pairs_of_opposite_noise(oracle):
+    """Of a Gaussian the errors of a pair cancel: the mean of four draws is the posterior's, and the spread stays."""
+    model, mean, cov = oracle
+    matrix = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0]]).double()
+    y = torch.tensor([3.5, 11.0]).double()
+    want, want_cov = posterior(mean, cov, matrix, y, 1.0)
+    for seed in range(3):
+        found = pofx.restore(model, y[None], lambda x: x @ matrix.T, 1.0, draws=4, rng=seed)
+        error = (found.diagnostics["mean"][0] - want) / want_cov.diagonal().sqrt()
+        assert error.abs().max() < 0.05, error
+    many = pofx.restore(model, y.expand(400, 2), lambda x: x @ matrix.T, 1.0, draws=9, rng=0).diagnostics["spread"]
+    assert torch.allclose(many.square().mean(0), want_cov.diagonal(), rtol=0.12)
+    e = torch.randn(9, 20_000, generator=torch.Generator().manual_seed(0))
+    for tied in (0.0, 0.7):  # pairs that are independent, or alike
+        x = torch.cat([e[:5], tied * e[:4] + (1 - tied**2) ** 0.5 * e[5:]])
+        assert float(_spread(x, 4).square().mean()) == pytest.approx(1, rel=0.04)
 
 
 def test_no_mean_leaves_the_range():

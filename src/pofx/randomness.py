@@ -96,6 +96,25 @@ class Rng:
         return full[:, rows.start : rows.start + rows.count].reshape(shape)
 
 
+class Opposed(Rng):
+    """A stream whose normal numbers come in pairs of rows, e and -e: means over the pairs converge faster.
+
+    Of `rows` rows the last `pairs` are the opposites of the first; each row by itself is as random as ever. Reference:
+    antithetic variates, Hammersley and Morton 1956.
+    """
+
+    def __init__(self, source: Rng, rows: int, pairs: int) -> None:
+        super().__init__(source)
+        self.many, self.pairs = rows, pairs
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers; where the shape has `rows` rows, in pairs."""
+        if shape[:1] != (self.many,):
+            return super().normal(shape, dtype)
+        e = super().normal((self.many - self.pairs, *shape[1:]), dtype)
+        return torch.cat([e, -e[: self.pairs]])
+
+
 def _generator(source: Rng | torch.Generator | int | None) -> torch.Generator:
     if isinstance(source, Rng):
         return source.generator
