@@ -25,7 +25,7 @@ from ..randomness import Rng
 from .diffusion import Denoiser, nodes, prior
 from .paths import VE
 
-TILT = 0.1  # the cosine of two residuals from which on an operator does not count as symmetric
+TILT = 0.02  # the cosine of two residuals from which on an operator is not symmetric; .1 trusts a network's V too long
 REACH = 20.0  # deviations; V of a network need be no covariance, and then a correction has no end
 SMALLEST_ALPHA = 1e-3  # where alpha = 0 the covariance cannot be read from the derivative
 
