@@ -258,9 +258,10 @@ def by_surprise(model: Model, asked: Asked) -> Answer:
     if not bool(asked.observed.all()):
         raise Unsupported("its chain rule needs complete rows")
     flat, score = asked.x.flatten(1), torch.zeros(len(asked.x), dtype=torch.float64)
-    for rows, i, ahead in walk(model, asked.x, asked.given):
-        paid = -ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
-        score[rows] += paid - _expected_nats(ahead, model.space.variable(i), asked)
+    with torch.no_grad():
+        for rows, i, ahead in walk(model, asked.x, asked.given):
+            paid = -ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
+            score[rows] += paid - _expected_nats(ahead, model.space.variable(i), asked)
     exact = Quality.EXACT if model.space.discrete else Quality.ESTIMATE
     return Answer(torch.nan_to_num(score, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE), "nats", exact)
 

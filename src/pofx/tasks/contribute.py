@@ -83,8 +83,9 @@ def by_steps(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
     if not bool(observed.all()):
         raise Unsupported("its chain rule needs complete rows")
     flat, terms = x.flatten(1), torch.zeros(len(x), model.space.size, dtype=torch.float64)
-    for rows, i, ahead in walk(model, x, given):
-        terms[rows, i] = ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
+    with torch.no_grad():
+        for rows, i, ahead in walk(model, x, given):
+            terms[rows, i] = ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
     return Answer(terms.reshape(x.shape), UNIT, Quality.EXACT)
 
 
@@ -93,13 +94,12 @@ def walk(model: Model, x: Tensor, given: Mapping[str, Tensor]) -> Iterator[tuple
     for start in range(0, len(x), CHUNK):
         rows = slice(start, start + CHUNK)
         flat = x[rows].flatten(1)
-        with torch.no_grad():
-            cursor = model.steps(len(flat), {k: v[rows] for k, v in given.items()} or None)
-            ahead: Predictive | None = cursor.start()
-            for i in cursor.order:
-                assert ahead is not None
-                yield rows, i, ahead
-                ahead = cursor.next(flat[:, i])
+        cursor = model.steps(len(flat), {k: v[rows] for k, v in given.items()} or None)
+        ahead: Predictive | None = cursor.start()
+        for i in cursor.order:
+            assert ahead is not None
+            yield rows, i, ahead
+            ahead = cursor.next(flat[:, i])
 
 
 def by_quadrature(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
