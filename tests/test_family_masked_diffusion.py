@@ -216,8 +216,8 @@ def test_it_learns_a_joint_law():
     model = MaskedDiffusion(**SMALL).build(space, {"c": category(2, "c")}).train()
     (player,) = model.players()
     optimiser = torch.optim.AdamW(player.params, 1e-2)
-    for k in range(250):
-        step, optimiser.param_groups[0]["lr"] = Rng.derive(1, k), 1e-2 * (1 - k / 250)
+    for k in range(600):
+        step, optimiser.param_groups[0]["lr"] = Rng.derive(1, k), 1e-2 * (1 - k / 600)
         rows = step.integers(n, (256,))
         optimiser.zero_grad()
         player.loss(Batch(x[rows], {"c": c[rows]}), step).backward()
@@ -231,7 +231,7 @@ def test_it_learns_a_joint_law():
         free = model.log_prob(every).value.exp()
     assert float((p * (p.log() - log_q)).sum()) < 0.01
     mixed = 0.5 * (0.8 * (every[:, 0] == every[:, 1]) + 0.2 / 3)
-    torch.testing.assert_close(free, mixed.double(), atol=0.05, rtol=0)
+    torch.testing.assert_close(free, mixed.double(), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"unmask_steps": 0}, {"levels": 0}])
