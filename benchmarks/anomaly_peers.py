@@ -7,7 +7,7 @@ on all 70 %, strange rows included; *clean* on its normal rows. pofx: `fit(frame
 then `anomaly(model, rows)`: one default for all. PyOD at its defaults on standardised columns. AUROC on the 30 %; a
 score that is not finite is counted. Differences to each peer are paired over sets, with their standard error.
 Pictures: a model of Fashion-MNIST, trained --budget, is asked about held-out Fashion and about MNIST: raw log p,
-complexity, likelihood ratio to a model of perturbed pictures (half the budget each), typicality.
+complexity, likelihood ratio to a model of perturbed pictures (half the budget each), typicality, surprise.
 Finished cells stand in --out and are skipped; a peer that is not installed is said.
 """
 
@@ -37,7 +37,7 @@ PEERS = {
 }  # fmt: skip
 SEEDED = ("IForest", "GMM", "PCA", "INNE")
 OURS = ("pofx", "pofx-kde")
-SCORES = ("log prob", "ratio", "complexity", "typicality")
+SCORES = ("log prob", "ratio", "complexity", "typicality", "surprise")
 Array = np.ndarray[Any, Any]
 
 

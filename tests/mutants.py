@@ -112,6 +112,8 @@ MUTANTS = (
     Mutant("restore: spread of pairs as of single draws", "tasks/restore.py",
            "return (((first + last) / 2).var(0)", "return (2 * ((first + last) / 2).var(0)",
            "test_restore.py -k pairs"),
+    Mutant("likelihood: masses of far logistics as differences of ones", "kinds/likelihood.py",
+           "if bool((inside < FAR).any()):", "if False:", "test_kinds.py -k masses_of_levels"),
     Mutant("anomaly: surprise expects nothing", "tasks/anomaly.py",
            "score[rows] += paid - _expected_nats(", "score[rows] += paid - 0 * _expected_nats(",
            "test_anomaly.py -k surprise"),

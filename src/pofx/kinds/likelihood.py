@@ -71,6 +71,9 @@ class Categorical:
         return params.softmax(-1) @ torch.arange(self.levels, dtype=params.dtype, device=params.device)
 
 
+FAR = -3.0  # log of the share of a logistic inside its bounds below which masses are taken from logarithms
+
+
 class LogisticMixture:
     """Mixture of logistics, binned at a resolution and truncated to bounds: 3 M parameters an entry."""
 
@@ -100,11 +103,14 @@ class LogisticMixture:
         return log_p.masked_fill(~inside, -torch.inf)
 
     def masses(self, params: Tensor, levels: int) -> Tensor:
-        """P of the codes 0 .. K - 1 of one entry, `(B, K)` float64, right to 1e-15 of the whole mass."""
+        """P of the codes 0 .. K - 1 of one entry, `(B, K)` float64, right to 1e-14 of the whole mass."""
         self._follow(params.device)
         log_pi, mu, log_s = self._split(params.double().unsqueeze(-2))
-        edges = (torch.arange(levels + 1, dtype=torch.float64, device=params.device) - 0.5 - self.mean_) / self.scale
-        log_w = log_pi - self._log_inside(mu, log_s.exp())
+        inside = self._log_inside(mu, log_s.exp())
+        ends = torch.arange(levels + 1, dtype=torch.float64, device=params.device) - 0.5
+        if bool((inside < FAR).any()):  # a component far outside of the bounds: its masses are differences of ones
+            return self.log_mass(params, ends[:-1], ends[1:]).exp()
+        edges, log_w = (ends - self.mean_) / self.scale, log_pi - inside
         below = torch.sigmoid((edges.unsqueeze(-1) - mu) / log_s.exp())
         return ((below[:, 1:] - below[:, :-1]) @ log_w.exp().movedim(-2, -1)).squeeze(-1)
 

@@ -263,7 +263,7 @@ def by_surprise(model: Model, asked: Asked) -> Answer:
             paid = -ahead.log_prob(flat[rows, i : i + 1]).flatten().double()
             score[rows] += paid - _expected_nats(ahead, model.space.variable(i), asked)
     exact = Quality.EXACT if model.space.discrete else Quality.ESTIMATE
-    return Answer(torch.nan_to_num(score, posinf=IMPOSSIBLE, neginf=-IMPOSSIBLE), "nats", exact)
+    return Answer(torch.nan_to_num(score, IMPOSSIBLE, IMPOSSIBLE, -IMPOSSIBLE), "nats", exact)
 
 
 def _expected_nats(ahead: Predictive, v: Variable, asked: Asked) -> Tensor:
