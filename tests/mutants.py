@@ -255,7 +255,7 @@ MUTANTS = (
            "return params.argmax(-1)",
            "return params.argmin(-1)", "test_kinds.py -k likeliest"),
     Mutant("likelihood: codes are centred", "kinds/likelihood.py",
-           "device=params.device) - 0.5 - self.mean_", "device=params.device) - self.mean_",
+           "dtype=torch.float64, device=params.device) - 0.5", "dtype=torch.float64, device=params.device)",
            "test_kinds.py -k masses"),
     Mutant("plan: actions come before states", "tasks/plan.py",
            "drawn, states = drawn.tensor_split",
