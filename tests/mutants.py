@@ -114,6 +114,8 @@ MUTANTS = (
            "test_restore.py -k pairs"),
     Mutant("likelihood: masses of far logistics as differences of ones", "kinds/likelihood.py",
            "if bool((inside < FAR).any()):", "if False:", "test_kinds.py -k masses_of_levels"),
+    Mutant("likelihood: masses of a share of e^-20 as differences of ones", "kinds/likelihood.py",
+           "FAR = -3.0", "FAR = -30.0", "test_kinds.py -k masses_of_levels"),
     Mutant("anomaly: surprise expects nothing", "tasks/anomaly.py",
            "score[rows] += paid - _expected_nats(", "score[rows] += paid - 0 * _expected_nats(",
            "test_anomaly.py -k surprise"),

@@ -821,7 +821,7 @@ def test_the_masses_of_codes_are_their_probabilities(levels, longest):
     assert torch.allclose(masses, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("far", [0.0, 3.0, -3.0, -300.0, 300.0])
+@pytest.mark.parametrize("far", [0.0, 3.0, -3.0, -9.0, -300.0, 300.0])
 def test_masses_of_levels_are_log_prob_wherever_the_logistics_lie(far):
     """A black pixel is learnt by spikes far below the first level, of which next to nothing lies inside."""
     space = Space((1,), (Variable("k", "ordinal", 256, mean=73.0, scale=90.0),), dtype="uint8")
@@ -829,8 +829,9 @@ def test_masses_of_levels_are_log_prob_wherever_the_logistics_lie(far):
     params = 2 * torch.randn(6, one.size, generator=torch.Generator().manual_seed(0))
     params[:, 4:8] += far  # the means
     params[::2, 8:] -= 6  # the widths
+    params[1, :4], params[1, 4:8], params[1, 8:] = 0.0, far, 0.0  # of this row, at -9, e^-20 lies inside
     codes = torch.arange(256)
     log_p = torch.stack([one.log_prob(params.double(), codes[k].expand(6, 1)) for k in codes], 1)[..., 0]
-    masses = one.masses(params, 256)
+    masses = torch.cat([one.masses(row[None], 256) for row in params])  # one by one: each takes its own way
     assert torch.allclose(masses.sum(1), torch.ones(6).double(), atol=1e-12)
     torch.testing.assert_close(masses, log_p.double().exp(), atol=1e-12, rtol=1e-6)
