@@ -20,7 +20,7 @@ SMALL = {  # hyper-parameters that make a short check of a heavy family quick; t
     "continuous_flow": {"width": 32, "depth": 1, "frequencies": 2, "solver": "heun", "solver_steps": 6, "probes": 2}
     | {"trace": "hutchinson"},
     "gsn": {"burn_in": 20, "width": 32},
-    "conditionals": {"trees": 8, "stages": 1, "sweeps": 2},
+    "conditionals": {"trees": 8, "rounds": 2, "versions": 4},
     "latent": {"prior_options": {"width": 64, "depth": 2}},
 }
 QUICK = [(name, toy) for name in ("gaussian", "autoregressive", "gan") for toy in TOYS]

@@ -1,10 +1,10 @@
-"""What Conditionals is made of: leave-one-out in closed form against refits, trees against scikit-learn, donors."""
+"""What Conditionals is made of: normal laws, leave-one-out in closed form against refits, trees, donors."""
 
 import numpy as np
 import pytest
 import torch
 
-from pofx.engines.donors import Donors
+from pofx.engines.donors import Donors, nearest, repeats
 from pofx.engines.leave_out import known, normal_em
 from pofx.engines.regressors import NOISES, PENALTIES, Forest, Kernel, Line, Stack
 from pofx.randomness import Rng
@@ -77,15 +77,100 @@ def test_what_a_row_gets_without_itself_is_a_refit_without_it(member, grid, monk
     assert len(PENALTIES) > 1 and len(NOISES) > 1
 
 
-def test_trees_are_those_of_scikit_learn():
-    from sklearn.ensemble import ExtraTreesRegressor
+def test_trees_are_those_of_scikit_learn(monkeypatch):
+    from sklearn import tree
 
+    grown = []
+
+    class Kept(tree.ExtraTreeRegressor):
+        def fit(self, *rows):
+            grown.append(self)
+            return super().fit(*rows)
+
+    monkeypatch.setattr(tree, "ExtraTreeRegressor", Kept)
     x, y, weight = rows(80)
-    ours, new = Forest(7), np.random.default_rng(5).normal(size=(50, 4))
-    ours.fit(x, y, weight, Rng(3))
-    theirs = ExtraTreesRegressor(7, min_samples_leaf=2, bootstrap=True, random_state=Rng(3).seed() % 2**31)
-    theirs.fit(x, y, sample_weight=weight)
-    assert np.allclose(ours(torch.from_numpy(new)).numpy(), theirs.predict(new), atol=1e-5)
+    ours, new = Forest(7, least=2), np.random.default_rng(5).normal(size=(50, 4))
+    without = ours.fit(x, y, weight, Rng(3))
+    said = np.mean([one.predict(new) for one in grown], 0)
+    assert len(grown) == 7 and np.allclose(ours(torch.from_numpy(new)).numpy(), said, atol=1e-5)
+    leaf = torch.cat(list(ours.leaves(torch.from_numpy(x))))
+    in_bag = np.stack([np.isin(np.arange(80), ours.member[ours.first[r] : ours.stop[n]]) for r, n in spans(ours)])
+    every = ours.value[leaf].numpy()  # (rows, trees, M)
+    free = ~in_bag.T[:, :, None]
+    some = free.any(1)[:, 0]
+    assert some.sum() > 70 and np.allclose(without[some], ((every * free).sum(1)[some] / free.sum(1)[some]), atol=1e-6)
+    assert np.allclose(without[~some], every[~some].mean(1), atol=1e-6)  # every tree saw it
+
+
+def spans(forest: Forest) -> list[tuple[int, int]]:
+    """The first and the last node of every tree."""
+    starts = [*forest.root.tolist(), len(forest.feature)]
+    return [(a, b - 1) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def test_a_leaf_lends_the_rows_of_a_branch():
+    """Of the smallest branch around it that has enough of them: all rows below one node, by walking there."""
+    x, y, weight = rows(60)
+    forest = Forest(5)
+    forest.fit(x, y, weight, Rng(0))
+    leaf = forest.held[0]
+    own = {n: set(forest.member[forest.first[n] : forest.stop[n]].tolist()) for n in np.unique(leaf)}
+    parent = {int(c): n for n, pair in enumerate(forest.child.tolist()) for c in pair if int(c) != n}
+
+    def below(node: int) -> list[int]:
+        pair = [int(c) for c in forest.child[node]]
+        return [node] if pair[0] == node else below(pair[0]) + below(pair[1])
+
+    times = {t: np.bincount(forest.times[t]) for t in range(5)}
+    assert sum(int(k * n) for t in times.values() for k, n in enumerate(t)) == 5 * 60
+    forest.lend(12)
+    for node in np.unique(leaf)[::9].tolist():
+        lent, at = forest.member[forest.first[node] : forest.stop[node]].tolist(), node
+        while sum(map(len, (lent_by(forest, leaf, n) for n in below(at)))) < 12 and at in parent:
+            at = parent[at]
+        assert sorted(lent) == sorted(r for n in below(at) for r in lent_by(forest, leaf, n)) and own[node] <= set(lent)
+
+
+def lent_by(forest: Forest, leaf: np.ndarray, node: int) -> list[int]:
+    """The rows that a tree grew a leaf on, as often as they were in its bag."""
+    tree = int(np.searchsorted(forest.root.numpy(), node, side="right")) - 1
+    inside = np.flatnonzero(leaf[tree] == node)
+    return [int(r) for r in inside for _ in range(int(forest.times[tree][r]))]
+
+
+def test_leaves_know_their_rows():
+    """A leaf's value is the mean of its rows, each as often as it was drawn; a row lends where it was learnt."""
+    x, y, weight = rows(60)
+    weight[:30] = 20.0
+    forest = Forest(40, least=3)
+    forest.fit(x, y, weight, Rng(0))
+    leaf = torch.cat(list(forest.leaves(torch.from_numpy(x))))
+    for node in leaf.unique()[:50].tolist():
+        inside = forest.member[forest.first[node] : forest.stop[node]].long()
+        assert len(inside.unique()) >= 3
+        assert torch.allclose(torch.from_numpy(y)[inside].mean(0), forest.value[node].double(), atol=1e-5)
+    assert float((forest.member < 30).double().mean()) > 0.88  # by weight 600 to about 60
+    one = torch.stack([forest.lender(leaf, Rng(k)) for k in range(400)])  # (draws, rows)
+    law = torch.stack([
+        torch.stack([
+            (forest.member[forest.first[n] : forest.stop[n]] == i).double().mean() for n in leaf[0].tolist()
+        ]).mean()
+        for i in range(60)
+    ])  # fmt: skip
+    share = torch.bincount(one[:, 0], minlength=60) / 400
+    assert float((share - law).abs().max()) < 4 * (0.25 / 400) ** 0.5 and abs(float(law.sum()) - 1) < 1e-9
+
+
+def test_every_tree_sees_one_version_of_the_rows():
+    """y is the first feature where it is known; in half of the versions it is noise: half of the trees know y."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 300, 2))
+    y = x[0, :, :1]
+    forest = Forest(10)
+    forest.fit(x, y, np.ones(300), Rng(0))
+    leaf = torch.cat(list(forest.leaves(torch.from_numpy(x[0]))))
+    error = (forest.value[leaf][:, :, 0] - torch.from_numpy(y)).square().mean(0)
+    assert float(error[::2].max()) < 0.1 < 0.5 < float(error[1::2].min())
 
 
 def test_the_stack_is_no_worse_than_its_parts():
@@ -93,72 +178,64 @@ def test_the_stack_is_no_worse_than_its_parts():
     stack = Stack(trees=30)
     said = stack.fit(x, y, weight, Rng(0))
     new_x, new_y, _ = rows(400, seed=9)
-    errors = [float(((m(torch.from_numpy(new_x)).numpy() - new_y) ** 2).mean()) for m in (stack, *stack.members)]
+    errors = [
+        float(((m(torch.from_numpy(new_x)).numpy() - new_y) ** 2).mean())
+        for m in (stack, stack.line, stack.kernel, stack.forest)
+    ]
     assert errors[0] < 1.2 * min(errors[1:])
     held = float((weight[:, None] * (said - y) ** 2).sum() / weight.sum() / 2)
     assert 0.6 < held / errors[0] < 1.7  # what it says of rows it did not see is honest
 
 
 def test_donors_give_the_law_of_the_errors():
-    """y = f + v e with spread v: the quantiles are f + v times those of e; an atom keeps its share."""
+    """y = 2 x + s e, s a step: intervals of draws hold new y as often as they say on both sides, and differ."""
     rng = np.random.default_rng(0)
-    f, v = rng.normal(size=4000), np.exp(rng.choice([-1.0, 0.0], 4000))
-    y = f + v * rng.normal(size=4000)
-    lender, one = Donors(near=200), torch.ones(4000).double()
-    lender.learn(*(torch.from_numpy(t) for t in (y, f, v)), one, False, Rng(0))
-    level = torch.tensor([[0.05, 0.5, 0.95]] * 2).double()
-    found = lender.quantiles(torch.tensor([0.3, 0.3]).double(), torch.tensor([1.0, np.exp(-1.0)]).double(), level)
-    wanted = 0.3 + np.array([[1.0], [np.exp(-1.0)]]) * np.array([-1.645, 0, 1.645])
-    assert np.abs(found.numpy() - wanted).max() < 0.35
-    atom = torch.from_numpy(np.where(rng.random(4000) < 0.4, 0.0, y))
-    lender.learn(atom, torch.zeros(4000).double(), one, one, False, Rng(0))
-    fine = torch.linspace(0.001, 0.999, 999).double().unsqueeze(0)
-    drawn = lender.quantiles(torch.zeros(1).double(), torch.ones(1).double(), fine)
-    assert abs(float((drawn == 0).double().mean()) - 0.4) < 0.12 and set(drawn[0].tolist()) <= set(atom.tolist())
+    x = rng.uniform(-1, 1, size=(5000, 2))
+    loud = x[:, 1] > 0
+    y = 2 * x[:, 0] + np.where(loud, 0.8, 0.1) * rng.normal(size=5000)
+    law, new = Donors(), torch.from_numpy(x[3000:])
+    law.learn(x[None, :3000], y[:3000, None], np.ones(3000), np.ones(3000), False, Rng(0))
+    draws = torch.cat([law.draw(new, Rng(k))[1] for k in range(59)], 1).sort(1).values.numpy()
+    assert torch.allclose(law.draw(new, Rng(0))[0], law(new))
+    held, quiet = (y[3000:] > draws[:, 2]) & (y[3000:] < draws[:, 56]), ~loud[3000:]
+    assert abs(held.mean() - 0.9) < 0.03 and held[~quiet].mean() > 0.8 and held[quiet].mean() > 0.88
+    assert abs((draws.mean(1) - 2 * x[3000:, 0])[~quiet].mean()) < 0.05  # standard error 0.03 of what was learnt
+    assert draws[quiet].std(1).mean() < 0.65 * draws[~quiet].std(1).mean()
 
 
-def test_few_donors_cover_what_comes_next():
-    """With 20 donors the next number lies below a quantile as often as its level says, also beyond the outermost."""
-    rng, levels = np.random.default_rng(0), np.array([0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98])
-    zero, one = torch.zeros(20).double(), torch.ones(20).double()
-    below = []
-    for _ in range(1500):
-        y = torch.from_numpy(rng.normal(size=21))
-        lender = Donors(near=20)
-        lender.learn(y[:20], zero, one, one, False, Rng(0))
-        lender.facts[2:] = torch.tensor([-9.0, 9.0])  # no bounds
-        found = lender.quantiles(zero[:1], one[:1], torch.from_numpy(levels).unsqueeze(0))
-        below.append((y[20] < found[0]).numpy())
-    assert np.abs(np.mean(below, 0) - levels).max() < 0.035  # three standard errors of the median's
-    assert abs(np.mean(below, 0)[1] - 0.05) < 0.017 and abs(np.mean(below, 0)[5] - 0.95) < 0.017
-    assert abs(np.mean(below, 0)[0] - 0.02) < 0.011 and abs(np.mean(below, 0)[6] - 0.98) < 0.011
+def test_donors_lend_beside_the_line_and_not_their_places():
+    """Beyond all rows the line goes on, and what is lent is an error, not a value."""
+    x = np.linspace(-1, 1, 400)[:, None]
+    y = 3 * x + 0.05 * np.random.default_rng(0).normal(size=x.shape)
+    law = Donors(trees=32)
+    law.learn(x[None], y, np.ones(400), np.ones(400), False, Rng(0))
+    said, drawn = law.draw(torch.full((500, 1), 0.98).double(), Rng(0))
+    assert abs(float(said.mean()) - 2.94) < 0.05 and abs(float(drawn.mean()) - 2.94) < 0.08
+    assert float(drawn.std()) < 0.12
+
+
+def test_values_that_stand_out_are_kept():
+    """Two fifths of y are 0, of the others none occurs twice: as many draws are 0, and none lies between the values."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 2))
+    y = np.where(rng.random(1000) < 0.4, 0.0, 5 + x[:, 0] + 0.3 * rng.normal(size=1000))
+    law = Donors()
+    law.learn(x[None], y[:, None], np.ones(1000), np.ones(1000), False, Rng(0))
+    drawn = law.draw(torch.from_numpy(rng.normal(size=(2000, 2))), Rng(0))[1][:, 0]
+    assert set(drawn.tolist()) <= set(y.tolist())
+    assert abs(float((drawn == 0).double().mean()) - 0.4) < 0.06
 
 
 def test_rounding_is_no_atom_and_few_values_are():
-    """Rounded to halves every value is common and none stands out: errors are lent; of five values, the values are."""
+    """Rounded to thirds every value is common and none stands out; of five values, caps and twins it does."""
     rng = np.random.default_rng(1)
-    f = torch.from_numpy(rng.uniform(-4, 4, 600))
-    one, y = torch.ones(600).double(), f + torch.from_numpy(rng.normal(size=600))
-    asked = torch.tensor([0.1]).double(), one[:1], torch.tensor([[0.3, 0.5]]).double()
-    lender = Donors(near=50)
-    lender.learn((3 * y).round() / 3, f, one, one, False, Rng(0))
-    assert not float(lender.facts[1])
-    assert all(abs(float(3 * q) - round(float(3 * q))) > 1e-6 for q in lender.quantiles(*asked)[0])
-    lender.learn(y.clamp(-2, 2).round(), f, one, one, False, Rng(0))
-    assert set(lender.quantiles(*asked)[0].tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
-    assert float(lender.facts[1])
-    lender.learn(y.clamp_min(-3), f, one, one, False, Rng(0))
-    assert float(lender.facts[1])  # all that is less is there as -3
-    twice = torch.where(y < -2.5, -2.5, torch.where((y > 0) & (y < 0.5), 0.25, y))
-    lender.learn(twice, f, one, one, False, Rng(0))
-    assert float(lender.facts[1])  # two that are as common as each other
+    y = torch.from_numpy(rng.uniform(-4, 4, 600) + rng.normal(size=600))
+    assert not repeats((3 * y).round() / 3)
+    assert repeats(y.clamp(-2, 2).round()) and repeats(y.clamp_min(-3))  # all that is less is there as -3
+    assert repeats(torch.where(y < -2.5, -2.5, torch.where((y > 0) & (y < 0.5), 0.25, y)))  # as common as each other
 
 
-def test_donors_lend_their_errors_not_their_places():
-    """The donors of f = 0.9 lie below it, f_i from -0.7 on: their values are moved to it."""
-    f = torch.linspace(-1, 1, 60).double()
-    y = f + 0.05 * torch.sin(37 * f)
-    lender = Donors(near=50)
-    lender.learn(y, f, torch.ones_like(f), torch.ones_like(f), False, Rng(0))
-    median = lender.quantiles(torch.tensor([0.9]).double(), torch.ones(1).double(), torch.tensor([[0.5]]).double())
-    assert abs(float(median) - 0.9) < 0.04
+def test_the_nearest_value():
+    value = torch.tensor([-1.0, 0.0, 4.0])
+    assert nearest(torch.tensor([[-9.0], [-0.4], [1.9], [2.1], [9.0]]), value)[:, 0].tolist() == [-1, 0, 0, 4, 4]
+    assert nearest(torch.tensor([3.0]), torch.tensor([7.0])).tolist() == [7]

@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import pofx
 from pofx.imputer import Imputer
 
-SMALL = {"trees": 4, "stages": 1}
+SMALL = {"trees": 4, "rounds": 2}
 
 
 def table(n: int = 120, seed: int = 0) -> pd.DataFrame:

@@ -1,92 +1,118 @@
-"""Donors: the law of a number y given what was said of it, from the rows about which nearly the same was said.
+"""Donors: the law of a column given the rest of its row, from rows that fall into the same leaf of a tree.
 
-    p(y | f, v) = sum_i w_i delta(y - y_i)                  w_i: Epanechnikov in the distance from (f, v) to (f_i, v_i)
-    y_i + (f - f_i) in place of y_i                         where y has no values that repeat
+    y = f(x) + b r(x) + c (e_i - r(x))     f: a stack;  e_i = y_i - f_i of a row i in or near the leaf of x, in one tree
+                                           drawn at random;  r: the mean of such e_i over all trees
 
-f is a prediction and v its stated spread, both made without row i. So the law keeps the skew, the atoms and the bounds
-of y, and is as wide as the predictions were wrong. The k-th of n donors stands at the level k / (n + 1), below which
-the next number falls with just that probability; beyond the outermost the law goes on as an exponential. Offers
-`Donors`: fit, and quantiles at any level.
-References: Rubin 1986 and Little 1988 (predictive mean matching); Meinshausen 2006 (weights on rows as a law);
-Hyndman and Fan 1996 (positions of order statistics).
+f_i is made without row i. b and c are such that, for rows that trees did not see, f + b r has the least squared error
+and draws lie as far from it as y does: so what trees find in the errors helps by as much as it is worth, and intervals
+are as wide as they must be. Twenty rows or more lend, and few only where that makes the draws much better by the score
+E|y' - y| - E|y' - y''| / 2: where rows are there nearly twice. Where y has few values, or some that stand out, the
+nearest of those that occur is taken. Categories are drawn from f.
+References: Doove, van Buuren and Dusseldorp 2014 (draws from leaves); Little 1988 (predictive mean matching);
+Meinshausen 2006 (leaves as a law); Breiman 1996 (stacking); Gneiting and Raftery 2007 (the score).
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.engines.regressors import Regressor
+from pofx.engines.regressors import Array, Stack
 from pofx.randomness import Rng
 
-MOST = 4000  # donors kept
 FEW = 20  # different values, which are lent as they are
 ATOM, AMONG, BESIDE = 0.02, 4, 4  # so are they where one has that share, so many times that of those beside it
-STRETCH = 2.0  # how much a factor e in the stated spread counts, in standard deviations of the errors
-TAIL = 5  # donors at either end that say how the law goes on beyond them
-BLOCK = 2**23
+LEAST, WORTH = (1, 20), 0.97  # rows that lend at least: many, but where few make a better score by this factor
+RANKS = 16  # errors of which one is taken by its rank
+QUICK = 16  # trees that choose, or that will soon be grown again
 
 
-class Donors(Regressor):
-    """The donors of one column.
+class Donors(Stack):
+    """The law of one column given the others.
 
     Args:
-        near: how many rows lend their values.
+        trees: of the forest.
+        least: rows that lend to a row at least; None takes 20, or 1 where that makes draws much better.
     """
 
+    error: Tensor
+    usual: Tensor
     value: Tensor
-    said: Tensor
-    spread: Tensor
-    weight: Tensor
     facts: Tensor
 
-    def __init__(self, near: int = 40) -> None:
-        super().__init__()
-        self.near = near
-        for name in ("value", "said", "spread", "weight"):
-            self._keep(**{name: torch.zeros(0, dtype=torch.float64)})
-        self._keep(
-            facts=torch.zeros(4, dtype=torch.float64)
-        )  # standard deviation of the errors, lends as is, low, high
+    def __init__(self, trees: int = 64, least: int | None = None) -> None:
+        super().__init__(trees, 1)
+        self.trees, self.lending = trees, LEAST if least is None else (least,)
+        none = torch.zeros(0, dtype=torch.float64)
+        self._keep(error=none, usual=none.clone(), value=none.clone(), facts=torch.zeros(2, dtype=torch.float64))
 
-    def learn(self, value: Tensor, said: Tensor, spread: Tensor, weight: Tensor, discrete: bool, rng: Rng) -> None:
-        """Take rows: value, prediction and its spread `(N,)` each, in the same units."""
-        keep = rng.permutation(len(value))[:MOST]
-        self.value, self.said, self.weight = value[keep], said[keep], weight[keep]
-        self.spread = spread[keep].clamp_min(1e-6)
-        error = float(((value - said).square() * weight).sum() / weight.sum()) ** 0.5
-        as_is = float(discrete or _repeats(value))
-        self.facts = torch.tensor([max(error, 1e-9), as_is, float(value.min()), float(value.max())]).double()
+    def learn(
+        self, x: Array, y: Array, weight: Array, sure: Array, discrete: bool, rng: Rng, quick: bool = False
+    ) -> float:
+        """Take rows x `(K, N, F)` in K versions, y `(N, M)`; returns the mean squared error of held-out predictions.
 
-    def quantiles(self, said: Tensor, spread: Tensor, level: Tensor) -> Tensor:
-        """The quantiles at `level` `(N, L)` in (0, 1) for rows with predictions `(N,)`; `(N, L)`."""
-        out = torch.empty_like(level)
-        for rows in torch.arange(len(said)).split(max(1, BLOCK // max(len(self.value), 1))):
-            out[rows] = self._quantiles(said[rows], spread[rows].clamp_min(1e-6), level[rows])
-        return out
+        Rows count by `weight` for the stack and by `sure`, `(N,)`, for b and c. A discrete y takes no values but those
+        that occur. Quick: few trees and no kernel.
+        """
+        self.forest.trees = min(QUICK, self.trees) if quick else self.trees
+        line, kernel = self.smooth_parts(x, y, weight, rng, kernel=not quick)
+        parts = self.weighed(line, kernel, self.forest.fit(x, y, weight, rng), y, weight)
+        error = y - self.offset.numpy() - parts.sum(0)
+        if y.shape[1] == 1:
+            value, self.error = torch.from_numpy(np.ascontiguousarray(y[:, 0])), torch.from_numpy(error[:, 0])
+            self.value = value.unique() if discrete or repeats(value) else value[:0]
+            scores = [self._lend(least, sure, rng) for least in self.lending]
+            if scores[0] < WORTH * scores[-1]:
+                self._lend(self.lending[0], sure, rng)
+        self.forest.forget()
+        return float((np.square(error).mean(1) * weight).sum() / weight.sum())
 
-    def _quantiles(self, said: Tensor, spread: Tensor, level: Tensor) -> Tensor:
-        error, as_is, low, high = self.facts.tolist()
-        apart = ((said.unsqueeze(1) - self.said) / error).square()
-        apart += (STRETCH * (spread.log().unsqueeze(1) - self.spread.log())).square()
-        near = apart.topk(min(self.near, len(self.value)), dim=1, largest=False)
-        reach = near.values[:, -1:] * 1.05 + 1e-12
-        weight = (1 - near.values / reach) * self.weight[near.indices]
-        value = self.value[near.indices]
-        if not as_is:
-            value = (value + said.unsqueeze(1) - self.said[near.indices]).clamp(low, high)
-        value, order = value.sort(1)
-        weight = weight.gather(1, order)
-        weight = weight / weight.sum(1, keepdim=True)
-        alike = 1 / weight.square().sum(1, keepdim=True)  # as many donors of equal weight know as much
-        mass = weight.cumsum(1)
-        if as_is:
-            at = torch.searchsorted(_position(mass, alike), level.contiguous()).clamp_max(value.shape[1] - 1)
-            return value.gather(1, at)
-        return _between(_position(mass - weight / 2, alike), value, level).clamp(low, high)
+    def _lend(self, least: int, weight: Array, rng: Rng) -> float:
+        """Let so many rows lend at least; the continuous ranked probability score of draws for rows held out."""
+        self.forest.lend(least)
+        self.usual = self.forest.inside(self.error)
+        leaf, out = (torch.from_numpy(t) for t in self.forest.held)
+        lent = self.error[torch.stack([self.forest.lender(at.unsqueeze(1), rng) for at in leaf])]
+        w, e = torch.from_numpy(weight), self.error
+        held = out * w
+        r = (self.usual[leaf] * out).sum(0) / out.sum(0).clamp_min(1)
+        b = ((w * e * r).sum() / (w * r.square()).sum().clamp_min(1e-12)).clamp(0, 1)
+        far = (w * (e - b * r).square()).sum() / w.sum()
+        c = (far * held.sum() / (held * (lent - r).square()).sum().clamp_min(1e-12)).sqrt().clamp(0.5, 2)
+        self.facts = torch.stack([b, c])
+        drawn, both = b * r + c * (lent - r), held[1:] * out[:-1]
+        apart = (drawn[1:] - e).abs() - (drawn[1:] - drawn[:-1]).abs() / 2
+        return float((both * apart).sum() / both.sum().clamp_min(1e-12))
+
+    def draw(self, x: Tensor, rng: Rng, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """For rows `(N, F)` the mean of y and one draw, `(N, 1)` each; or a quantile, at levels `(N,)` in (0, 1)."""
+        means, usual, lent = [x.new_zeros(0, 1)], [x.new_zeros(0)], [x.new_zeros(RANKS if level is not None else 1, 0)]
+        for leaf in self.forest.leaves(x):
+            means.append(self.forest.value[leaf].double().mean(1))
+            usual.append(self.usual[leaf].mean(1))
+            lent.append(
+                torch.stack([self.error[self.forest.lender(leaf, rng)] for _ in range(1 if level is None else RANKS)])
+            )
+        r, (b, c) = torch.cat(usual).unsqueeze(1), self.facts
+        said = self.smooth(x) + self.share[2] * (torch.cat(means) - self.offset) + b * r
+        e = torch.cat(lent, 1)
+        if level is not None:
+            e = e.sort(0).values.gather(0, (level * RANKS).long().clamp(0, RANKS - 1).unsqueeze(0))
+        y = said + c * (e[0].unsqueeze(1) - r)
+        return said, nearest(y, self.value) if len(self.value) else y
 
 
-def _repeats(value: Tensor) -> bool:
+def nearest(y: Tensor, value: Tensor) -> Tensor:
+    """For each y the nearest of some values, which ascend."""
+    if len(value) == 1:
+        return value.expand_as(y).clone()
+    right = torch.searchsorted(value, y.contiguous()).clamp(1, len(value) - 1)
+    low, high = value[right - 1], value[right]
+    return torch.where(y - low < high - y, low, high)
+
+
+def repeats(value: Tensor) -> bool:
     """Whether values are few, or one is common beyond what rounding does: then nothing but them may be lent."""
     counts = torch.unique(value, return_counts=True)[1].double()
     if len(counts) <= max(BESIDE, min(FEW, len(value) / 2)):
@@ -95,25 +121,3 @@ def _repeats(value: Tensor) -> bool:
     starts = (common - BESIDE // 2).clamp(0, len(counts) - BESIDE - 1)
     around = counts[starts.unsqueeze(1) + torch.arange(BESIDE + 1)].sum(1) - counts[common]
     return bool((counts[common] > AMONG * around / BESIDE).any())
-
-
-def _position(mass: Tensor, alike: Tensor) -> Tensor:
-    """The level at which a donor stands: the k-th of n exchangeable numbers is above the next with k / (n + 1)."""
-    return (mass * alike + 0.5) / (alike + 1)
-
-
-def _between(position: Tensor, value: Tensor, level: Tensor) -> Tensor:
-    """The inverse of the piecewise linear law with these values `(N, K)` at these levels, its tails exponential."""
-    count = value.shape[1]
-    if count == 1:
-        return value.expand(-1, level.shape[1]).clone()
-    right = torch.searchsorted(position, level.contiguous()).clamp(1, count - 1)
-    left = right - 1
-    a, b = position.gather(1, left), position.gather(1, right)
-    t = ((level - a) / (b - a).clamp_min(1e-12)).clamp(0, 1)
-    k = min(TAIL, count - 1)
-    below = value[:, k : k + 1] - value[:, :k].mean(1, keepdim=True)  # the mean excess, as of an exponential law
-    above = value[:, -k:].mean(1, keepdim=True) - value[:, -k - 1 : -k]
-    out = torch.lerp(value.gather(1, left), value.gather(1, right), t)
-    out -= below * (position[:, :1] / level).clamp_min(1).log()
-    return out + above * ((1 - position[:, -1:]) / (1 - level)).clamp_min(1).log()

@@ -1,12 +1,13 @@
 """Regressors: E[y | x] by a line, by a kernel, by a forest, and by the mixture of the three that predicts best.
 
-    line     f(x) = m + (x - c) W                   ridge, the penalty by leave-one-out
-    kernel   f(x) = m + sum_i k(x, x_i) a_i         k = exp(-|x - x_i|^2 / (2 F w^2)), a = (K + l W^-1)^-1 (y - m)
-    forest   f(x) = mean over trees of the leaf of x extremely randomised trees on bootstrap rows
-    stack    f(x) = m + sum_k s_k (f_k(x) - m)      s >= 0, least squares on predictions of rows not seen
+    line     f(x) = m + (x - c) W                       ridge, the penalty by leave-one-out
+    kernel   f(x) = m + sum_i k(x, x_i) a_i             k = exp(-|x - x_i|^2 / (2 F w^2)), a = (K + l W^-1)^-1 (y - m)
+    forest   f(x) = mean over trees of the leaf of x    extremely randomised trees on bootstrap rows
+    stack    f(x) = m + sum_k s_k (f_k(x) - m)          s >= 0, least squares on predictions of rows not seen
 
 Each is fitted on rows with weights and says, for every row, what it would have predicted without that row (in closed
-form, or from the trees that did not see it): the stack's weights and the spread of its errors come from these.
+form, or from the trees that did not see it): the stack's weights and its errors come from these. A forest also knows
+the rows in its leaves. Where gaps of x were filled in several ways, every tree sees one of these versions of the rows.
 Knows no models and no data types; y has as many columns as wanted. Trees are copied into tensors: no pickle.
 References: Hastie, Tibshirani and Friedman 2009, sections 3.4, 5.8 and 7.10; Geurts, Ernst and Wehenkel 2006;
 Breiman 1996 (stacked regressions); Rasmussen and Williams 2006, section 5.4.2 (leave-one-out).
@@ -14,6 +15,7 @@ Breiman 1996 (stacked regressions); Rasmussen and Williams 2006, section 5.4.2 (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -136,19 +138,21 @@ class Kernel(Regressor):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.offset.expand(len(x), -1).clone()
+        rate, centres = 1 / (2 * x.shape[1] * float(self.width) ** 2), self.rows.float()
+        far = -rate * centres.square().sum(1)
         for rows in torch.arange(len(x)).split(max(1, BLOCK // max(len(self.rows), 1))):
-            z = (x[rows] - self.centre) / self.scale
-            apart = torch.cdist(z, self.rows, compute_mode="use_mm_for_euclid_dist").square()
-            out[rows] += torch.exp(-apart / (2 * z.shape[1] * self.width**2)) @ self.slope
+            z = ((x[rows] - self.centre) / self.scale).float()
+            k = torch.addmm(far, z, centres.T, alpha=2 * rate).sub_(rate * z.square().sum(1, keepdim=True)).exp_()
+            out[rows] += (k @ self.slope.float()).double()
         return out
 
 
 class Forest(Regressor):
-    """Extremely randomised trees on bootstrap rows, as scikit-learn grows them.
+    """Randomised trees on bootstrap rows, which know the rows in their leaves.
 
     Args:
         trees: how many.
-        least: rows of a leaf.
+        least: different rows of a leaf.
     """
 
     feature: Tensor
@@ -157,31 +161,43 @@ class Forest(Regressor):
     value: Tensor
     root: Tensor
     depth: Tensor
+    member: Tensor
+    first: Tensor
+    stop: Tensor
 
-    def __init__(self, trees: int = 100, least: int = 2) -> None:
+    def __init__(self, trees: int = 64, least: int = 1) -> None:
         super().__init__()
         self.trees, self.least = trees, least
         self._keep(feature=torch.zeros(0, dtype=torch.int32), threshold=torch.zeros(0, dtype=torch.float64))
         self._keep(child=torch.zeros(0, 2, dtype=torch.int32), value=torch.zeros(0, 0, dtype=torch.float32))
         self._keep(root=torch.zeros(0, dtype=torch.int32), depth=torch.zeros((), dtype=torch.int32))
+        self._keep(member=torch.zeros(0, dtype=torch.int32), first=torch.zeros(0, dtype=torch.int64))
+        self._keep(stop=torch.zeros(0, dtype=torch.int64))
 
     def fit(self, x: Array, y: Array, weight: Array, rng: Rng) -> Array:
-        import warnings
+        """As the others; x may be `(K, N, F)`, rows in K versions: tree t sees version t mod K."""
+        from sklearn.tree import ExtraTreeRegressor
 
-        from sklearn.ensemble import ExtraTreesRegressor
+        x, share = (x if x.ndim == 3 else x[None]).astype(np.float32), weight / weight.sum()
+        random, grown, leaf, times = np.random.default_rng(rng.seed()), [], [], []
+        for t in range(self.trees):
+            seen = x[t % len(x)]
+            count = np.bincount(random.choice(len(y), len(y), p=share), minlength=len(y))
+            bag = count.nonzero()[0]
+            tree = ExtraTreeRegressor(
+                min_samples_leaf=self.least, max_features=1.0, random_state=int(random.integers(2**31))
+            )
+            grown.append(tree.fit(seen[bag], y[bag], count[bag].astype(float)).tree_)
+            leaf.append(grown[-1].apply(seen))
+            times.append(count)
+        starts = self._copy(grown)
+        at, many = np.stack(leaf) + starts[:-1, None], np.stack(times)
+        self.held, self.times = (at, many == 0), many
+        self.lend(1)
+        said, out = self.value.numpy()[at].astype(float), (many == 0)[:, :, None]
+        return np.where(out.any(0), (said * out).sum(0) / out.sum(0).clip(1), said.mean(0))
 
-        grown = ExtraTreesRegressor(
-            self.trees, min_samples_leaf=self.least, max_features=1.0, bootstrap=True, oob_score=True,
-            random_state=rng.seed() % 2**31,
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a row that every tree saw: it is set to the mean below
-            grown.fit(x, y if y.shape[1] > 1 else y[:, 0], sample_weight=weight)
-        self._copy([tree.tree_ for tree in grown.estimators_])
-        without = np.asarray(grown.oob_prediction_).reshape(y.shape)
-        return np.where(np.isfinite(without), without, y.mean(0))
-
-    def _copy(self, trees: list[Any]) -> None:
+    def _copy(self, trees: list[Any]) -> Array:
         starts = np.cumsum([0, *(t.node_count for t in trees)])
         left, right, child = [], [], np.arange(starts[-1], dtype=np.int32).repeat(2).reshape(-1, 2)
         for tree, start in zip(trees, starts[:-1], strict=True):
@@ -195,16 +211,67 @@ class Forest(Regressor):
         self.child, self.root = torch.from_numpy(child), torch.from_numpy(starts[:-1].astype(np.int32))
         self.value = torch.from_numpy(np.concatenate([t.value[:, :, 0] for t in trees]).astype(np.float32))
         self.depth = torch.tensor(max(t.max_depth for t in trees), dtype=torch.int32)
+        return starts
+
+    def lend(self, least: int) -> None:
+        """After a fit: let leaves lend the rows of the smallest branch around them that has at least so many.
+
+        The rows of leaf n are member[first[n] : stop[n]], each as often as it was in the bag.
+        """
+        leaf, times = self.held[0], self.times
+        node, row = (t.ravel().repeat(times.ravel()) for t in np.broadcast_arrays(leaf, np.arange(leaf.shape[1])))
+        self.member = torch.from_numpy(row[node.argsort(kind="stable")].astype(np.int32))
+        nodes, child = np.arange(len(self.child)), self.child.numpy()
+        begin = np.concatenate([[0], np.bincount(node, minlength=len(nodes)).cumsum()])
+        parent, last = nodes.copy(), child[:, 1].astype(np.int64)
+        inner = child[:, 0] != nodes
+        parent[child[inner, 0]] = parent[child[inner, 1]] = nodes[inner]
+        for _ in range(int(self.depth)):  # nodes are numbered depth first: a branch ends at its rightmost leaf
+            last = last[last]
+        home = nodes
+        for _ in range(int(self.depth)):
+            home = np.where(begin[last[home] + 1] - begin[home] < least, parent[home], home)
+        self.first, self.stop = torch.from_numpy(begin[home]), torch.from_numpy(begin[last[home] + 1])
+
+    def forget(self) -> None:
+        """Give back what only learning wants."""
+        del self.held, self.times
 
     def forward(self, x: Tensor) -> Tensor:
-        out, x32 = [], x.float().double()  # scikit-learn splits float32
-        for rows in torch.arange(len(x)).split(max(1, BLOCK // max(len(self.root), 1))):
-            node = self.root.long().expand(len(rows), -1)
-            for _ in range(int(self.depth)):
-                right = x32[rows].gather(1, self.feature[node].long()) > self.threshold[node]
-                node = self.child[node, right.long()].long()
-            out.append(self.value[node].double().mean(1))
-        return torch.cat(out) if out else x.new_zeros(0, self.value.shape[1])
+        parts = [self.value[leaf].double().mean(1) for leaf in self.leaves(x)]
+        return torch.cat(parts) if parts else x.new_zeros(0, self.value.shape[1])
+
+    def leaves(self, x: Tensor) -> Iterator[Tensor]:
+        """The leaf of every tree, `(n, T)`, for some rows after the other."""
+        for rows in x.split(max(1, BLOCK // max(len(self.root), 1))):
+            yield self._leaf(rows, self.root.long().expand(len(rows), -1))
+
+    def inside(self, known: Tensor) -> Tensor:
+        """The mean of something known of the rows that were learnt, `(N,)`, over those that each leaf lends."""
+        total = torch.cat([known.new_zeros(1), known[self.member.long()].cumsum(0)])
+        return (total[self.stop] - total[self.first]) / (self.stop - self.first).clamp_min(1)
+
+    def lender(self, leaf: Tensor, rng: Rng) -> Tensor:
+        """For leaves `(n, T)` the number of a row that was learnt, drawn from one of them drawn at random; `(n,)`."""
+        one = leaf.gather(1, rng.integers(leaf.shape[1], (len(leaf), 1)))[:, 0]
+        first, count = self.first[one], self.stop[one] - self.first[one]
+        return self.member[first + (rng.uniform((len(one),), torch.float64) * count).long()].long()
+
+    def _leaf(self, x: Tensor, node: Tensor) -> Tensor:
+        """The leaves of rows `(N, F)` below nodes `(N, T)`; what has arrived is left alone from time to time."""
+        feature, child, flat = self.feature.long(), self.child.reshape(-1).long(), x.float().reshape(-1)
+        row = (torch.arange(len(x)) * x.shape[1]).unsqueeze(1).expand_as(node).reshape(-1)
+        now = node.reshape(-1)
+        leaf, going = now.clone(), torch.arange(len(now))
+        for step in range(int(self.depth)):
+            value = flat.index_select(0, row + feature.index_select(0, now))  # scikit-learn splits float32
+            now = child.index_select(0, 2 * now + (value > self.threshold.index_select(0, now)))
+            if step % 3 == 2:
+                leaf[going] = now
+                on = (child.index_select(0, 2 * now) != now).nonzero()[:, 0]
+                going, row, now = going[on], row[on], now[on]
+        leaf[going] = now
+        return leaf.reshape(node.shape)
 
 
 class Stack(Regressor):
@@ -212,30 +279,53 @@ class Stack(Regressor):
 
     Args:
         trees: of the forest.
-        least: rows of a leaf.
+        least: different rows of a leaf.
     """
 
     share: Tensor
     offset: Tensor
 
-    def __init__(self, trees: int = 100, least: int = 2) -> None:
+    def __init__(self, trees: int = 64, least: int = 1) -> None:
         super().__init__()
-        self.members = nn.ModuleList([Line(), Kernel(), Forest(trees, least)])
-        self._keep(share=torch.zeros(len(self.members), dtype=torch.float64), offset=_none(0))
+        self.line, self.kernel, self.forest = Line(), Kernel(), Forest(trees, least)
+        self._keep(share=torch.zeros(3, dtype=torch.float64), offset=_none(0))
 
     def fit(self, x: Array, y: Array, weight: Array, rng: Rng) -> Array:
+        """As the others; x may be `(K, N, F)`, rows in K versions."""
+        parts = self.parts(x, y, weight, rng)
+        return self.offset.numpy() + parts.sum(0)
+
+    def parts(self, x: Array, y: Array, weight: Array, rng: Rng) -> Array:
+        """Fit; what line, kernel and forest add for a row that they did not see, `(3, N, M)`.
+
+        Of K versions line and kernel see one of each row.
+        """
+        line, kernel = self.smooth_parts(x, y, weight, rng)
+        return self.weighed(line, kernel, self.forest.fit(x, y, weight, rng), y, weight)
+
+    def smooth_parts(self, x: Array, y: Array, weight: Array, rng: Rng, kernel: bool = True) -> tuple[Array, Array]:
+        """Fit line and kernel, or only the line; what they say of rows not seen, `(N, M)` each."""
+        one = x[rng.integers(len(x), (x.shape[1],)).numpy(), np.arange(x.shape[1])] if x.ndim == 3 else x
+        mean = np.broadcast_to(weight @ y / weight.sum(), y.shape)
+        return self.line.fit(one, y, weight, rng), self.kernel.fit(one, y, weight, rng) if kernel else mean
+
+    def weighed(self, line: Array, kernel: Array, forest: Array, y: Array, weight: Array) -> Array:
+        """Find the weights; what each then adds to the mean, `(3, N, M)`."""
         from scipy.optimize import nnls
 
-        offset = weight @ y / weight.sum()
-        said = np.stack([member.fit(x, y, weight, rng) for member in self.members])  # type: ignore[operator]
-        root = np.sqrt(weight)[:, None]
-        share, _ = nnls(((said - offset) * root).reshape(len(said), -1).T, ((y - offset) * root).ravel())
+        offset, root = weight @ y / weight.sum(), np.sqrt(weight)[:, None]
+        said = np.stack([line, kernel, forest]) - offset
+        share, _ = nnls((said * root).reshape(3, -1).T, ((y - offset) * root).ravel())
         self.share, self.offset = torch.from_numpy(share), torch.from_numpy(offset)
-        return offset + np.tensordot(share, said - offset, 1)
+        return said * share[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.smooth(x) + self.share[2] * (self.forest(x) - self.offset)
+
+    def smooth(self, x: Tensor) -> Tensor:
+        """The mean of y and what line and kernel add to it."""
         out = self.offset.expand(len(x), -1).clone()
-        for share, member in zip(self.share, self.members, strict=True):
+        for share, member in zip(self.share[:2], (self.line, self.kernel), strict=True):
             if float(share) > 0:
                 out += share * (member(x) - self.offset)
         return out

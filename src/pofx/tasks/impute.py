@@ -130,8 +130,9 @@ def by_condition(model: Model, x: Tensor, observed: Tensor, given: dict[str, Ten
     """The model's own conditional p(x_m | x_o)."""
     with torch.no_grad():
         conditional = model.condition(x, observed, given or None)
+        found = conditional.sample(draws, rng)
         told = {} if conditional.mean is None else {"expected": conditional.mean().cpu()}
-        return _draws(conditional.sample(draws, rng), conditional.quality, told)
+        return _draws(found, conditional.quality, told)
 
 
 def by_particles(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
