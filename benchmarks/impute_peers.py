@@ -14,7 +14,8 @@ have a small Gower error and a small range5: read the two together.
 Methods: pofx (Imputer at its defaults), the mean, IterativeImputer with BayesianRidge and with ExtraTrees (20 trees), a
 MissForest (IterativeImputer with a random forest of 50, 5 rounds), miceforest (5 sets, 5 iterations, its mean and its
 draws), HyperImpute (its default plugin). Finished cells stand in --out and are skipped; a peer that is not installed or
-fails is said. It wants pandas < 3 and scikit-learn < 1.6, else HyperImpute gives back means without a word.
+fails is said. They want pandas < 3, scikit-learn < 1.6 (else HyperImpute gives back means without a word) and, for
+miceforest, LightGBM < 4.6.
 """
 
 from __future__ import annotations
