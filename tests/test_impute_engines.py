@@ -203,6 +203,21 @@ def test_donors_give_the_law_of_the_errors():
     assert draws[quiet].std(1).mean() < 0.65 * draws[~quiet].std(1).mean()
 
 
+def test_the_mean_of_draws_is_what_is_said():
+    """Of every row by itself, also where the trees find something in the errors."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    y = np.sign(x[:, :1]) * x[:, 1:2] + 0.3 * rng.normal(size=(300, 1))
+    law = Donors(trees=32)
+    law.learn(x[None], y, np.ones(300), np.ones(300), False, Rng(0))
+    asked = torch.from_numpy(rng.normal(size=(12, 3)))
+    said, draws = law.draw(asked.repeat(4000, 1), Rng(1))
+    said, draws = said[:12, 0], draws.reshape(4000, 12)
+    score = (draws.mean(0) - said) / (draws.std(0) / 4000**0.5)
+    assert float(score.abs().max()) < 4.5, score
+    assert float(law.usual.abs().max()) > 0.1  # there is something to be found
+
+
 def test_donors_lend_beside_the_line_and_not_their_places():
     """Beyond all rows the line goes on, and what is lent is an error, not a value."""
     x = np.linspace(-1, 1, 400)[:, None]
