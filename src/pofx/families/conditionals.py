@@ -106,14 +106,15 @@ class Conditionals(Model):
             for first, law in zip(self.first, self.laws, strict=True):
                 first.load_state_dict(law.state_dict())
         else:
-            self._learn_first(u, seen, weight, rng)
+            self._learn_first(u, seen, weight, rng, report)
             self._rounds(self._started(u, seen, self.versions, rng), u, seen, weight, rng, report, self.rounds)
 
-    def _learn_first(self, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng) -> None:
+    def _learn_first(self, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng, report: Report) -> None:
         """The laws that the chain begins with: each number given the others, gaps of which have their normal means.
 
-        Those means are made without x_j, so that nothing of it is in what foretells it.
+        Those means are made without x_j, so that nothing of it is in what foretells it. Once time is up, quickly.
         """
+        time_left = True
         means, shown = torch.empty(len(self.groups), *u.shape, dtype=torch.float64), self._spread(seen)
         for part in blocks(len(u), u.shape[1]):
             law = known(u[part], shown[part], self.m, self.s)
@@ -123,17 +124,19 @@ class Conditionals(Model):
             if len(group) == 1:
                 rows = seen[:, j]
                 x, y, own = self._others(means[j, rows], j), u[rows][:, group].numpy(), weight[rows].numpy()
-                self.first[j].learn(x[None].numpy(), y, own, own, self.variables[j].discrete, rng)  # type: ignore[operator]
+                discrete = self.variables[j].discrete
+                loss = self.first[j].learn(x[None].numpy(), y, own, own, discrete, rng, quick=not time_left)  # type: ignore[operator]
+                time_left = report({"step": 0, "loss": loss})
 
     def _rounds(
         self, now: Tensor, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng, report: Report, rounds: int
     ) -> None:
-        """Learn every column and redraw its gaps in completions `(K, N, P)`, some times; the last learns in full."""
+        """Learn every column and redraw its gaps in completions `(K, N, P)`, some times; the last in full, in time."""
         time_left = True
         for k in range(rounds):
             last, losses = k + 1 == rounds or not time_left, []
             for j in rng.permutation(len(self.groups)).tolist():
-                losses.append(self._learn(j, now, u, seen, weight, rng, quick=not last))
+                losses.append(self._learn(j, now, u, seen, weight, rng, quick=not (last and time_left)))
                 self._redraw(j, now, seen, rng)
                 time_left = report({"step": k * len(self.groups) + len(losses), "loss": sum(losses) / len(losses)})
             if last:
