@@ -25,7 +25,7 @@ FEW = 20  # different values, which are lent as they are
 ATOM, AMONG, BESIDE = 0.02, 4, 4  # so are they where one has that share, so many times that of those beside it
 LEAST, WORTH = (1, 20), 0.97  # rows that lend at least: many, but where few make a better score by this factor
 RANKS = 16  # errors of which one is taken by its rank
-QUICK = 16  # trees that choose, or that will soon be grown again
+QUICK = 16  # trees, where they will soon be grown again or time is up
 
 
 class Donors(Stack):
@@ -42,7 +42,7 @@ class Donors(Stack):
     facts: Tensor
 
     def __init__(self, trees: int = 64, least: int | None = None) -> None:
-        super().__init__(trees, 1)
+        super().__init__(trees)
         self.trees, self.lending = trees, LEAST if least is None else (least,)
         none = torch.zeros(0, dtype=torch.float64)
         self._keep(error=none, usual=none.clone(), value=none.clone(), facts=torch.zeros(2, dtype=torch.float64))
@@ -56,9 +56,7 @@ class Donors(Stack):
         that occur. Quick: few trees and no kernel.
         """
         self.forest.trees = min(QUICK, self.trees) if quick else self.trees
-        line, kernel = self.smooth_parts(x, y, weight, rng, kernel=not quick)
-        parts = self.weighed(line, kernel, self.forest.fit(x, y, weight, rng), y, weight)
-        error = y - self.offset.numpy() - parts.sum(0)
+        error = y - self.fit(x, y, weight, rng, kernel=not quick)
         if y.shape[1] == 1:
             value, self.error = torch.from_numpy(np.ascontiguousarray(y[:, 0])), torch.from_numpy(error[:, 0])
             self.value = value.unique() if discrete or repeats(value) else value[:0]
@@ -87,16 +85,15 @@ class Donors(Stack):
 
     def draw(self, x: Tensor, rng: Rng, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """For rows `(N, F)` the mean of y and one draw, `(N, 1)` each; or a quantile, at levels `(N,)` in (0, 1)."""
-        means, usual, lent = [x.new_zeros(0, 1)], [x.new_zeros(0)], [x.new_zeros(RANKS if level is not None else 1, 0)]
-        for leaf in self.forest.leaves(x):
-            means.append(self.forest.value[leaf].double().mean(1))
-            usual.append(self.usual[leaf].mean(1))
-            lent.append(
-                torch.stack([self.error[self.forest.lender(leaf, rng)] for _ in range(1 if level is None else RANKS)])
-            )
-        r, (b, c) = torch.cat(usual).unsqueeze(1), self.facts
-        said = self.smooth(x) + self.share[2] * (torch.cat(means) - self.offset) + b * r
-        e = torch.cat(lent, 1)
+        lent = 1 if level is None else RANKS
+        means, r, e = x.new_zeros(len(x), 1), x.new_zeros(len(x), 1), x.new_zeros(lent, len(x))
+        for rows in self.forest.blocks(x):
+            leaf = self.forest.leaves(x[rows])
+            means[rows] = self.forest.value[leaf].double().mean(1)
+            r[rows] = self.usual[leaf].mean(1, keepdim=True)
+            e[:, rows] = torch.stack([self.error[self.forest.lender(leaf, rng)] for _ in range(lent)])
+        b, c = self.facts
+        said = self.smooth(x) + self.share[2] * (means - self.offset) + b * r
         if level is not None:
             e = e.sort(0).values.gather(0, (level * RANKS).long().clamp(0, RANKS - 1).unsqueeze(0))
         y = said + c * (e[0].unsqueeze(1) - r)

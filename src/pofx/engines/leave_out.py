@@ -1,7 +1,7 @@
 """Leave out: a normal law of rows with gaps, and what it says of every entry from the other known entries of its row.
 
     P = inv(S_oo)   (zeros elsewhere)      r = (u - m)_o          E[u | u_o] = m + S P r
-    without the entries G of u_o:          u_G | rest = u_G - inv(P_GG) (P r)_G,   covariance inv(P_GG)
+    without the entries G of u_o:          E[u_G | rest] = u_G - inv(P_GG) (P r)_G
                                            E[u | rest] = E[u | u_o] - B_G (u_G - E[u_G | rest]),   B = S P
 
 One inverse for each row gives all leave-one-out predictions (the identity behind PRESS). m and S are fitted by EM.
@@ -36,27 +36,21 @@ class Known:
     gain: Tensor
     centre: Tensor
 
-    def without(self, group: list[int]) -> tuple[Tensor, Tensor]:
-        """E and variance of all entries `(N, P)` each, given the known entries outside the group."""
-        rows = self.seen[:, group[0]].nonzero().squeeze(1)
-        mean, variance = self.mean.clone(), self.variance.clone()
+    def without(self, group: list[int]) -> Tensor:
+        """E of all entries `(N, P)` given the known entries outside the group."""
+        rows, mean = self.seen[:, group[0]].nonzero().squeeze(1), self.mean.clone()
         if not len(rows):
-            return mean, variance
+            return mean
         inner = self.precision[rows][:, group][:, :, group]
         pull = (self.precision[rows][:, group] @ self._gap(rows).unsqueeze(2)).squeeze(2)
-        law = torch.linalg.inv(inner)
-        off = (law @ pull.unsqueeze(2)).squeeze(2)  # u_G - E[u_G | rest]
-        gain = self.gain[rows][:, :, group]
-        mean[rows] -= (gain @ off.unsqueeze(2)).squeeze(2)
-        variance[rows] += ((gain @ law) * gain).sum(2)
+        off = (torch.linalg.inv(inner) @ pull.unsqueeze(2)).squeeze(2)  # u_G - E[u_G | rest]
+        mean[rows] -= (self.gain[rows][:, :, group] @ off.unsqueeze(2)).squeeze(2)
         at = torch.tensor(group)
         mean[rows[:, None], at] = self.u[rows[:, None], at] - off
-        variance[rows[:, None], at] = law.diagonal(dim1=1, dim2=2)
         others = self.seen[rows].clone()
         others[:, group] = False
         mean[rows] = torch.where(others, self.u[rows], mean[rows])
-        variance[rows] = torch.where(others, torch.zeros_like(mean[rows]), variance[rows].clamp_min(0))
-        return mean, variance
+        return mean
 
     def _gap(self, rows: Tensor) -> Tensor:
         return torch.where(self.seen[rows], self.u[rows] - self.centre, torch.zeros_like(self.u[rows]))

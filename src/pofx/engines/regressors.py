@@ -15,7 +15,6 @@ Breiman 1996 (stacked regressions); Rasmussen and Williams 2006, section 5.4.2 (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -238,13 +237,18 @@ class Forest(Regressor):
         del self.held, self.times
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [self.value[leaf].double().mean(1) for leaf in self.leaves(x)]
-        return torch.cat(parts) if parts else x.new_zeros(0, self.value.shape[1])
+        out = x.new_empty(len(x), self.value.shape[1])
+        for rows in self.blocks(x):
+            out[rows] = self.value[self.leaves(x[rows])].double().mean(1)
+        return out
 
-    def leaves(self, x: Tensor) -> Iterator[Tensor]:
-        """The leaf of every tree, `(n, T)`, for some rows after the other."""
-        for rows in x.split(max(1, BLOCK // max(len(self.root), 1))):
-            yield self._leaf(rows, self.root.long().expand(len(rows), -1))
+    def blocks(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Row numbers, as many at a time as their leaves have room for."""
+        return torch.arange(len(x)).split(max(1, BLOCK // max(len(self.root), 1)))
+
+    def leaves(self, x: Tensor) -> Tensor:
+        """The leaf of every tree, `(N, T)`."""
+        return self._leaf(x, self.root.long().expand(len(x), -1))
 
     def inside(self, known: Tensor) -> Tensor:
         """The mean of something known of the rows that were learnt, `(N,)`, over those that each leaf lends."""
@@ -275,49 +279,37 @@ class Forest(Regressor):
 
 
 class Stack(Regressor):
-    """A weighted sum of a line, a kernel and a forest, whose weights come from held-out predictions.
+    """A weighted sum of a line, a kernel and a forest, whose shares come from predictions of rows not seen.
 
     Args:
         trees: of the forest.
-        least: different rows of a leaf.
     """
 
     share: Tensor
     offset: Tensor
 
-    def __init__(self, trees: int = 64, least: int = 1) -> None:
+    def __init__(self, trees: int = 64) -> None:
         super().__init__()
-        self.line, self.kernel, self.forest = Line(), Kernel(), Forest(trees, least)
+        self.line, self.kernel, self.forest = Line(), Kernel(), Forest(trees)
         self._keep(share=torch.zeros(3, dtype=torch.float64), offset=_none(0))
 
-    def fit(self, x: Array, y: Array, weight: Array, rng: Rng) -> Array:
-        """As the others; x may be `(K, N, F)`, rows in K versions."""
-        parts = self.parts(x, y, weight, rng)
-        return self.offset.numpy() + parts.sum(0)
+    def fit(self, x: Array, y: Array, weight: Array, rng: Rng, kernel: bool = True) -> Array:
+        """As the others; x may be `(K, N, F)`, rows in K versions, of which line and kernel see one of each row.
 
-    def parts(self, x: Array, y: Array, weight: Array, rng: Rng) -> Array:
-        """Fit; what line, kernel and forest add for a row that they did not see, `(3, N, M)`.
-
-        Of K versions line and kernel see one of each row.
+        With `kernel=False` the kernel is left out, and its share is 0.
         """
-        line, kernel = self.smooth_parts(x, y, weight, rng)
-        return self.weighed(line, kernel, self.forest.fit(x, y, weight, rng), y, weight)
-
-    def smooth_parts(self, x: Array, y: Array, weight: Array, rng: Rng, kernel: bool = True) -> tuple[Array, Array]:
-        """Fit line and kernel, or only the line; what they say of rows not seen, `(N, M)` each."""
-        one = x[rng.integers(len(x), (x.shape[1],)).numpy(), np.arange(x.shape[1])] if x.ndim == 3 else x
-        mean = np.broadcast_to(weight @ y / weight.sum(), y.shape)
-        return self.line.fit(one, y, weight, rng), self.kernel.fit(one, y, weight, rng) if kernel else mean
-
-    def weighed(self, line: Array, kernel: Array, forest: Array, y: Array, weight: Array) -> Array:
-        """Find the weights; what each then adds to the mean, `(3, N, M)`."""
         from scipy.optimize import nnls
 
+        one = x[rng.integers(len(x), (x.shape[1],)).numpy(), np.arange(x.shape[1])] if x.ndim == 3 else x
         offset, root = weight @ y / weight.sum(), np.sqrt(weight)[:, None]
-        said = np.stack([line, kernel, forest]) - offset
-        share, _ = nnls((said * root).reshape(3, -1).T, ((y - offset) * root).ravel())
-        self.share, self.offset = torch.from_numpy(share), torch.from_numpy(offset)
-        return said * share[:, None, None]
+        said = [self.line.fit(one, y, weight, rng) - offset]
+        said += [self.kernel.fit(one, y, weight, rng) - offset] if kernel else []
+        said += [self.forest.fit(x, y, weight, rng) - offset]
+        share, _ = nnls(np.stack([(part * root).ravel() for part in said], 1), ((y - offset) * root).ravel())
+        self.share, self.offset = torch.zeros(3, dtype=torch.float64), torch.from_numpy(offset)
+        self.share[[0, 1, 2] if kernel else [0, 2]] = torch.from_numpy(share)
+        out: Array = offset + sum(s * part for s, part in zip(share, said, strict=True))
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         return self.smooth(x) + self.share[2] * (self.forest(x) - self.offset)

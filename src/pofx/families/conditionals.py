@@ -14,6 +14,8 @@ Stekhoven and Buehlmann 2012 (MissForest); Doove et al. 2014 (draws from leaves)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,23 @@ WIDEST = 300  # coordinates; each is a regression on all others
 NUMBERS = 2**22  # in completions that are redrawn together
 ROOM = 5e7  # numbers that the rows of the first laws may take
 MEANS = 16  # draws at least behind a mean, which averages the means of every gap given all else
+
+
+@dataclass
+class _Training:
+    """What is learnt from: rows u `(N, P)`, what they know `(N, D)`, how often each occurs; steps done, time left."""
+
+    u: Tensor
+    seen: Tensor
+    weight: Tensor
+    rng: Rng
+    report: Report
+    step: int = 0
+    time_left: bool = True
+
+    def tell(self, loss: float) -> None:
+        self.time_left = self.report({"step": self.step, "loss": loss})
+        self.step += 1
 
 
 class Conditionals(Model):
@@ -99,58 +118,56 @@ class Conditionals(Model):
     # fitting
     def _fit_closed(self, data: Data, rng: Rng, report: Report) -> None:
         whole, seen, weight = self._training_rows(data, rng)
-        u = self._standardised(whole, seen, weight)
-        self.m, self.s = normal_em(u, self._spread(seen), weight, time_left=report)
+        t = _Training(self._standardised(whole, seen, weight), seen, weight, rng, report)
+        self.m, self.s = normal_em(t.u, self._spread(seen), weight, time_left=report)
         if bool(seen.all()):
-            self._rounds(u.unsqueeze(0), u, seen, weight, rng, report, 1)
+            self._rounds(t, t.u.unsqueeze(0), 1)
             for first, law in zip(self.first, self.laws, strict=True):
                 first.load_state_dict(law.state_dict())
         else:
-            self._learn_first(u, seen, weight, rng, report)
-            self._rounds(self._started(u, seen, self.versions, rng), u, seen, weight, rng, report, self.rounds)
+            self._learn_first(t)
+            self._rounds(t, self._started(t.u, seen, self.versions, rng), self.rounds)
 
-    def _learn_first(self, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng, report: Report) -> None:
+    def _learn_first(self, t: _Training) -> None:
         """The laws that the chain begins with: each number given the others, gaps of which have their normal means.
 
         Those means are made without x_j, so that nothing of it is in what foretells it. Once time is up, quickly.
         """
-        time_left = True
-        means, shown = torch.empty(len(self.groups), *u.shape, dtype=torch.float64), self._spread(seen)
-        for part in blocks(len(u), u.shape[1]):
-            law = known(u[part], shown[part], self.m, self.s)
+        means, shown = torch.empty(len(self.groups), *t.u.shape, dtype=torch.float64), self._spread(t.seen)
+        for part in blocks(len(t.u), t.u.shape[1]):
+            law = known(t.u[part], shown[part], self.m, self.s)
             for j, group in enumerate(self.groups):
-                means[j, part] = law.without(group)[0]
-        for j, group in enumerate(self.groups):
-            if len(group) == 1:
-                rows = seen[:, j]
-                x, y, own = self._others(means[j, rows], j), u[rows][:, group].numpy(), weight[rows].numpy()
-                discrete = self.variables[j].discrete
-                loss = self.first[j].learn(x[None].numpy(), y, own, own, discrete, rng, quick=not time_left)  # type: ignore[operator]
-                time_left = report({"step": 0, "loss": loss})
+                means[j, part] = law.without(group)
+        for j in (j for j, group in enumerate(self.groups) if len(group) == 1):
+            rows = t.seen[:, j]
+            x, y, own = (
+                self._others(means[j, rows], j).numpy(),
+                t.u[rows][:, self.groups[j]].numpy(),
+                t.weight[rows].numpy(),
+            )
+            discrete, quick = self.variables[j].discrete, not t.time_left
+            t.tell(self.first[j].learn(x[None], y, own, own, discrete, t.rng, quick))  # type: ignore[operator]
 
-    def _rounds(
-        self, now: Tensor, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng, report: Report, rounds: int
-    ) -> None:
+    def _rounds(self, t: _Training, now: Tensor, rounds: int) -> None:
         """Learn every column and redraw its gaps in completions `(K, N, P)`, some times; the last in full, in time."""
-        time_left = True
         for k in range(rounds):
-            last, losses = k + 1 == rounds or not time_left, []
-            for j in rng.permutation(len(self.groups)).tolist():
-                losses.append(self._learn(j, now, u, seen, weight, rng, quick=not (last and time_left)))
-                self._redraw(j, now, seen, rng)
-                time_left = report({"step": k * len(self.groups) + len(losses), "loss": sum(losses) / len(losses)})
+            last, losses = k + 1 == rounds or not t.time_left, []
+            for j in t.rng.permutation(len(self.groups)).tolist():
+                losses.append(self._learn(t, j, now, quick=not (last and t.time_left)))
+                self._redraw(j, now, t.seen, t.rng)
+                t.tell(sum(losses) / len(losses))
             if last:
                 break
 
-    def _learn(self, j: int, now: Tensor, u: Tensor, seen: Tensor, weight: Tensor, rng: Rng, quick: bool) -> float:
+    def _learn(self, t: _Training, j: int, now: Tensor, quick: bool) -> float:
         """Column j given all others, in the rows that know it; the error on rows not seen.
 
         Where a row lacks other entries, these were drawn with x_j known and foretell it too well: it hardly counts.
         """
-        rows = seen[:, j]
-        x, y, own = self._others(now[:, rows], j).numpy(), u[rows][:, self.groups[j]].numpy(), weight[rows].numpy()
-        sure = self._spread(seen)[rows].double().mean(1).numpy() ** SURE
-        return self.laws[j].learn(x, y, own, own * sure, self.variables[j].discrete, rng, quick)  # type: ignore[operator]
+        rows = t.seen[:, j]
+        x, y, own = self._others(now[:, rows], j).numpy(), t.u[rows][:, self.groups[j]].numpy(), t.weight[rows].numpy()
+        sure = self._spread(t.seen)[rows].double().mean(1).numpy() ** SURE
+        return self.laws[j].learn(x, y, own, own * sure, self.variables[j].discrete, t.rng, quick)  # type: ignore[operator]
 
     def _training_rows(self, data: Data, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct rows, what they know, and how often each occurs: a row that is there twice must not see itself."""
