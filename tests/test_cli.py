@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
@@ -182,6 +183,14 @@ def test_families_and_coverage_come_from_the_code(capsys):
     assert all(c["words"] for c in cells), "every empty cell has its reason"
     gan = [c for c in cells if c["family"] == "gan" and c["task"] == "density"]
     assert all(c["route"] is None and "log_prob" in c["words"] for c in gan)
+
+
+def test_as_a_module_it_is_the_same_command(capsys):
+    said = subprocess.run(
+        [sys.executable, "-m", "pofx", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == run(capsys, "--version")[1] == f"pofx {version('pofx')}\n"
+    assert run(capsys) == run(capsys, "--help")
 
 
 def test_help_is_quick_to_import():

@@ -14,16 +14,28 @@ from typing import Annotated
 
 import typer
 
+from pofx import __version__
 from pofx import cli_io as io
 from pofx.cli_act import actions
 from pofx.cli_ask import questions
 from pofx.cli_options import Budget, Given, Json, Out, Own, Seed
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="pofx: learn p(x), then ask it.", rich_markup_mode=None
-)
+app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(questions)
 app.add_typer(actions)
+
+
+@app.callback()
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """pofx: learn p(x), then ask it."""
+    if version:
+        print(f"pofx {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
