@@ -7,8 +7,8 @@
 One prior a data set, `pofx.fit(data, Diffusion(width=...))`, 300 CPU seconds of one thread: Frey faces (the default
 width), AT&T faces of people never seen (28 x 20 both; of 300 pictures, so with dropout), MNIST (28 x 28) and, in 600
 seconds, luma patches of photographs (32 x 32; other photographs), which a narrower network learns further in the time.
-Judged on held-out pictures, by one draw and by the mean of several: PSNR; sharpness, the mean length of the gradient
-over the true picture's (1 is best); misfit, the root mean square of (y - A(x)) / n (1 is best).
+Judged on held-out pictures, by one draw, by the mean of several and half-way between the two: PSNR; sharpness, the mean
+length of the gradient over the true picture's (1 is best); misfit, the root mean square of (y - A(x)) / n (1 is best).
 
     interpolation   thin plates through the known pixels; Tikhonov's deblurring; bicubic
     dps             deepinv's `DPS` with its own weight of 1 and 1000 steps (only if named by --methods: it is slow, and
@@ -304,10 +304,10 @@ def judge(name: str, task: str, seed: int, asked: argparse.Namespace) -> None:
         start = time.process_time()
         x = answer(method, problem, name, seed, asked.draws, asked.steps)
         spent = (time.process_time() - start) / (len(x) * asked.pictures)
-        mean = judged(problem, x.mean(0)) if len(x) > 1 else None
+        mean, half = (judged(problem, (x.mean(0) + w) / 2) if len(x) > 1 else None for w in (x.mean(0), x[0]))
         each = [round(v, 2) for v in psnr(x.mean(0), problem.x).tolist()]
         words = {"draws": len(x), "pictures": asked.pictures, "cpu_per_draw": round(spent, 3)}
-        kept({**cell, **words, "draw": judged(problem, x[0]), "mean": mean, "each": each})
+        kept({**cell, **words, "draw": judged(problem, x[0]), "mean": mean, "half": half, "each": each})
         shown = {"x": problem.x[:4], "y": problem.y[:4], "draws": x[:, :4]}
         arrays: dict[str, Any] = {k: v.numpy() for k, v in shown.items()}
         np.savez_compressed(WEIGHTS / f"{name}-{task}-{method}-{seed}.npz", **arrays)
@@ -316,11 +316,11 @@ def judge(name: str, task: str, seed: int, asked: argparse.Namespace) -> None:
 def table() -> None:
     """All judged cells."""
     three = f"{'psnr':>7}{'sharp':>7}{'misfit':>8}"
-    head = f"{'cell':<14}{'method':<15}{three}{'  mean:':<8}{three}"
+    head = f"{'cell':<14}{'method':<15}{three}{'  mean:':<8}{three}{'  half:':<8}{three}"
     print(f"{head}{'CPU s a draw':>14}")
     for d in sorted((d for d in finished() if d["stage"] == "judge"), key=lambda d: (d["data"], d["task"])):
-        one, mean = (" ".join(f"{v:7.2f}" for v in w.values()) if w else " " * 23 for w in (d["draw"], d["mean"]))
-        print(f"{d['data'] + '/' + d['task']:<14}{d['method']:<14}{one}        {mean}{d['cpu_per_draw']:13.2f}")
+        parts = (" ".join(f"{v:7.2f}" for v in w.values()) if w else " " * 23 for w in (d["draw"], d["mean"], d["half"]))
+        print(f"{d['data'] + '/' + d['task']:<14}{d['method']:<14}{'        '.join(parts)}{d['cpu_per_draw']:13.2f}")
 
 
 def drawing(seed: int, out: Path) -> None:
