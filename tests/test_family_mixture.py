@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -422,3 +423,15 @@ def test_conditional_mean_is_that_of_many_draws(covariance):
     z = (draws.mean(0) - found.mean()) / (draws.std(0) / 4000**0.5 + 1e-9)
     assert float(z[~observed].abs().max()) < 5
     assert torch.equal(found.mean()[observed], rows[observed])
+
+
+def test_a_mean_is_that_of_the_draws():
+    """A rounded column beside an unrounded one, and rounded ones alone: E[b | a] = 2 a, never the column's mean."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(0, 10, 1500)
+    b = np.round(2 * a + rng.normal(size=1500), 1)
+    for first in (a, np.round(a, 1)):
+        model = pofx.fit(pd.DataFrame({"a": first, "b": b}), "mixture", seed=0, progress=False)
+        gaps = pd.DataFrame({"a": [-10.0, 0.0, 10.0], "b": [np.nan] * 3})
+        mean = pofx.impute(model, gaps, draws=500, rng=0).diagnostics["mean"]["b"].to_numpy()
+        assert np.abs(mean - [-20, 0, 20]).max() < 3.5, mean

@@ -287,8 +287,9 @@ class Mixture(Model):
             known = self._log_prob(x, given, observed, 32, rng)
             return joint.shifted(-known.value, -known.quality)
 
-        plain = not any(
-            v.discrete or v.support == "bounded" for v in (self.space.variable(i) for i in range(x[0].numel()))
+        # means of what is seen through bins have no closed form here: draws tell them
+        plain = all(p.form == "normal" for p in self.parts if min(p.entries) < self.space.size) and not any(
+            v.discrete or v.support == "bounded" for v in self.space.variables
         )
         mean = (lambda: self._mean(whole, mask).reshape(x.shape)) if plain and mask is not None else None
         return Conditional(sample, log_prob, Quality.ESTIMATE if self.relaxed else Quality.EXACT, mean)
