@@ -263,3 +263,15 @@ def test_relaxed_bounds_the_observed_part_of_rows_with_gaps():
     truth = torch.distributions.Normal(0.0, 1.0).cdf(edges).diff().log()
     assert value.quality is Quality.LOWER
     assert bool(((value.value - truth).abs() < 5 * value.stderr + 1e-3).all())
+
+
+@pytest.mark.parametrize("resolution", [0.0, 0.1])
+def test_relaxed_knows_what_cannot_be(resolution):
+    """Beyond a bound nothing has a probability, unless the entry is not asked for; at the last value it has one."""
+    share = Variable("share", "bounded", low=0.0, high=1.0, mean=0.5, scale=0.2, resolution=resolution)
+    model = Relaxed(Gaussian()).build(Space((2,), (share, Variable("free")), dtype="float64"))
+    x = torch.tensor([[0.5, 9.0], [1.0, 0.0], [1.2, 0.0], [-50.0, 0.0]], dtype=torch.float64)
+    log_p = model.log_prob(x, rng=Rng(0)).value
+    assert bool(torch.isfinite(log_p[:2]).all()) and log_p[2:].tolist() == [-torch.inf, -torch.inf]
+    seen = torch.tensor([False, True]).expand(4, 2)
+    assert bool(torch.isfinite(model.log_prob(x, observed=seen, rng=Rng(0)).value).all())

@@ -98,6 +98,13 @@ class Chart(nn.Module):
             total = total + torch.where(seen[:, column], weight, 0.0)
         return total
 
+    def outside(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Rows with an observed entry beyond its bounds, `(B,)` bool: they have no u, and probability 0."""
+        number = x.flatten(1)[:, self.smooth].double()
+        beyond = (self.bounded > 0) & ((number < self.low) | (number > self.high))
+        seen = True if observed is None else observed.flatten(1)[:, self.smooth]
+        return (beyond & seen).any(1)
+
     def decode(self, u: Tensor, rng: Rng | None = None) -> Tensor:
         """x ~ p(x | u), or the most likely x where rng is None; `(B, *event)` in the Space's dtype."""
         flat, smooth = self._from_event(u).double(), len(self.smooth)

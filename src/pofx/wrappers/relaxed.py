@@ -8,6 +8,7 @@ Reference: Theis et al. 2016 (arXiv:1511.01844).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -69,6 +70,11 @@ class Relaxed(Wrapped):
         return self._chart.decode(self.inner._sample(count, given, rng), rng)
 
     def _log_prob(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        found = self._inside(x, given, observed, draws, rng)
+        return replace(found, value=found.value.masked_fill(self._chart.outside(x, observed), -math.inf))
+
+    def _inside(self, x: Tensor, given: Given, observed: Tensor | None, draws: int, rng: Rng) -> Value:
+        """log p of rows within their bounds."""
         if self._chart.exact:  # a change of variables: no noise, no bound
             return self._term(x, given, observed, draws, rng, None)
         terms = [self._term(x, given, observed, 1, rng, rng) for _ in range(draws)]
