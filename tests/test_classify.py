@@ -12,7 +12,7 @@ import pofx
 from pofx.data import Data
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.metrics.classes import accuracy, calibration_error, log_loss, risk_coverage, temperature_of
-from pofx.model import Card, Model, Unsupported, Value
+from pofx.model import Card, Model, Quality, Unsupported, Value
 
 CARD = Card("exact", "fast", "none", "none", "none", ("explicit", "tractable"), "none", "two normals", "here")
 LABEL = category(2, "kind", ("cat", "dog"))
@@ -113,6 +113,22 @@ def test_a_model_of_the_class_answers_directly_but_not_what_belongs():
     assert "belongs" not in answer.diagnostics
     with pytest.raises(Unsupported, match="prior"):
         pofx.classify(direct, x, prior=[0.5, 0.5])
+
+
+def test_only_what_is_exact_is_called_so():
+    """Bounds of each class do not make an exact p(class | x); a constant that all classes share does no harm."""
+
+    class Told(Logistic):
+        def _log_prob(self, x, given, observed, draws, rng):
+            noise = 5.0 * rng.normal((1,), torch.float64)  # the same for all classes
+            return Value(super()._log_prob(x, given, observed, draws, rng).value + noise, self.says)
+
+    x, _ = rows(300, 6)
+    right = pofx.classify(Logistic().build(LABEL, {"x": real(2)}), x).raw
+    for Told.says, expected in (("LOWER", "estimate"), ("UNNORMALISED", "exact"), ("EXACT", "exact")):
+        Told.says = Quality[Told.says]
+        answer = pofx.classify(Told().build(LABEL, {"x": real(2)}), x)
+        assert answer.quality.value == expected and torch.allclose(answer.raw, right)
 
 
 def test_what_cannot_be_asked(model):

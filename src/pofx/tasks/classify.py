@@ -30,6 +30,7 @@ from pofx.wrappers import Joint
 QUESTION = "Which class is it, and is it any of them?"
 UNIT = "class"
 CHUNK = 256
+CANCELS = (Quality.EXACT, Quality.UNNORMALISED)  # a constant that all classes share is gone from p(c | x)
 
 
 def classify(
@@ -100,14 +101,17 @@ def by_label(
         raise Unsupported("p(class | x) was learnt with its own prior")
     (cause,) = model.given
     rows = torch.as_tensor(x if not isinstance(x, (Batch, Data)) else x.x)
-    parts = []
+    parts, exact, seed = [], True, rng.seed()
     with torch.no_grad():
         for start in range(0, len(rows), CHUNK):
             c = {cause: rows[start : start + CHUNK]}
             codes = torch.arange(v.levels).reshape(-1, 1, *[1] * len(model.space.shape))
             every = codes.expand(-1, len(c[cause]), *model.space.shape).to(model.space.torch_dtype)
-            parts.append(torch.stack([model.log_prob(one, c, draws=draws, rng=rng).value for one in every], 1))
-    return _answer(torch.cat(parts).double().softmax(1), _classes(v), Quality.EXACT, {})
+            told = [model.log_prob(one, c, draws=draws, rng=Rng(seed)) for one in every]  # noise that classes share
+            parts.append(torch.stack([one.value for one in told], 1))
+            exact = exact and all(one.stderr is None and one.quality in CANCELS for one in told)
+    quality = Quality.EXACT if exact else Quality.ESTIMATE
+    return _answer(torch.cat(parts).double().softmax(1), _classes(v), quality, {})
 
 
 def _answer(p: Tensor, classes: tuple[Any, ...], quality: Quality, found: Mapping[str, Any]) -> Answer:
