@@ -180,6 +180,21 @@ def test_the_length_by_marginals_is_log_p():
     assert answer.diagnostics["-log2 p"] == pytest.approx(ideal, rel=0.01)
 
 
+def test_bits_of_gaps_are_not_of_log_p():
+    """A third of the cells missing: the file also tells which, and says what that takes."""
+    x = Rng(0).integers(5, (300, 3)).double()
+    x[:, 1] = (x[:, 0] + Rng(1).integers(2, (300,))) % 5
+    frame = pd.DataFrame(x.numpy()).rename(columns=str).mask(Rng(2).uniform((300, 3)).numpy() < 1 / 3)
+    model = pofx.fit(frame, Mixture(components=4), seed=0, progress=False)
+    found = pofx.compress(model, frame).diagnostics
+    rows, observed = rows_of(model, frame)
+    p = -float(model.log_prob(rows, observed=observed).value.sum()) / LN2
+    share = 1 - observed.double().mean(0)
+    entropy = -300 * float((share * share.log2() + (1 - share) * (1 - share).log2()).sum())
+    assert found["-log2 p"] == pytest.approx(p, rel=1e-5) and found["bits of gaps"] == pytest.approx(entropy, rel=1e-5)
+    assert found["bits per dimension"] == 8 * found["bytes"] / int(observed.sum())
+
+
 def test_the_length_by_trees_is_log_p():
     frame = pd.concat([table().dropna()] * 6, ignore_index=True)
     frame["size"] = frame["size"] + np.float32(0.0)  # -0.0 is no number of the grid

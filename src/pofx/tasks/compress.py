@@ -29,7 +29,7 @@ from pofx.model import Model, Quality, Unsupported
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.bitsback import BitsBack
 from pofx.tasks.container import Head, Opened, closed, content_hash, dtype_of, model_hash, opened, same_program
-from pofx.tasks.programs import Codes, Marginals, Program, Walk, Written
+from pofx.tasks.programs import Codes, Marginals, Program, Walk, Written, mask_bits
 
 QUESTION = "How small can x be made, without loss?"
 UNIT = "bytes"
@@ -57,8 +57,9 @@ def compress(
         route: a route by name; None takes the best.
 
     Returns:
-        An Answer whose value is `bytes`; diagnostics: bits per dimension, -log2 p, bytes around it; of bits back also
-        the initial and the net bits.
+        An Answer whose value is `bytes`; diagnostics: bits per dimension (of the file, an observed entry), -log2 p of
+        the observed entries (by steps, with gaps at their likeliest values), bits that say where gaps are, and the
+        overhead, what the file takes beyond both as a share; of bits back also the initial and the net bits.
 
     Raises:
         Unsupported: no route, or an entry has no probability (a real number without a resolution).
@@ -133,16 +134,17 @@ def _coded(
     again, back = _read(model, opened(payload, model), given)
     if content_hash(again, back) != head.content:
         raise RuntimeError("compress: the rows did not come back as they were; nothing was written. Please report it.")
-    return Answer(payload, UNIT, Quality.EXACT, diagnostics=_facts(payload, written, x))
+    return Answer(payload, UNIT, Quality.EXACT, diagnostics=_facts(payload, written, seen))
 
 
-def _facts(payload: bytes, written: Written, x: Tensor) -> dict[str, Any]:
-    bits = 8 * len(payload)
+def _facts(payload: bytes, written: Written, seen: Tensor) -> dict[str, Any]:
+    bits, gaps = 8 * len(payload), mask_bits(seen)
     return {
         "bytes": len(payload),
-        "rows": len(x),
-        "bits per dimension": bits / x.numel(),
-        "-log2 p": written.ideal,
+        "rows": len(seen),
+        "bits per dimension": bits / max(int(seen.sum()), 1),
+        "-log2 p": written.ideal - gaps,
+        **({"bits of gaps": gaps} if gaps else {}),
         "overhead": bits / max(written.ideal, 1e-9) - 1,
         **written.facts,
     }

@@ -37,7 +37,7 @@ class Written:
 
     Args:
         words: of the coder.
-        ideal: -log2 of the probability of what the model told: bits.
+        ideal: -log2 of the probability of all that was told, gaps included: bits.
         initial, growth: of a stack: words before the first row, and see `bitsback.schedule`.
         facts: for the Answer.
     """
@@ -86,8 +86,8 @@ class Walk(Program):
 
     number = 0
 
-    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
-        """A cursor over the entries."""
+    def cursor(self, rows: int, given: dict[str, Tensor] | None, observed: Tensor) -> Cursor:
+        """A cursor over the entries; a gap is passed at its likeliest value where the model cannot leave it out."""
         return self.model.steps(rows, given)
 
     def variable(self, entry: int, p: Predictive) -> Variable:
@@ -98,9 +98,9 @@ class Walk(Program):
         """Slices of at most `chunk` rows."""
         return (slice(start, min(rows, start + self.chunk)) for start in range(0, rows, self.chunk))
 
-    def run(self, rows: slice, each: Each, entries: int | None = None) -> None:
+    def run(self, rows: slice, each: Each, observed: Tensor, entries: int | None = None) -> None:
         """Through the entries: `each(entry, likelihood)` says what stands in the entry, `(chunk,)` float64."""
-        cursor = self.cursor(self.chunk, self.told(rows))
+        cursor = self.cursor(self.chunk, self.told(rows), padded(observed, self.chunk))
         p: Predictive | None = cursor.start()
         for entry in list(cursor.order)[:entries]:
             assert p is not None, "the cursor ended before its order did"
@@ -114,7 +114,7 @@ class Walk(Program):
             tables.append(codec(v).table(p)[:PROBE_ROWS])
             return likeliest(p, v)
 
-        self.run(slice(0, self.chunk), each, PROBED)
+        self.run(slice(0, self.chunk), each, torch.ones(1, self.model.space.size, dtype=torch.bool), PROBED)
         return number_of(tables)
 
     def write(self, x: Tensor, observed: Tensor) -> Written:
@@ -132,7 +132,7 @@ class Walk(Program):
             codec(v).write(out, p, value, seen)
             return value
 
-        self.run(rows, each)
+        self.run(rows, each, observed)
 
     def read(self, file: Opened) -> tuple[Tensor, Tensor]:
         source, rows = Reader(file.words), file.head.rows
@@ -150,7 +150,7 @@ class Walk(Program):
             x[:, entry] = value
             return value
 
-        self.run(rows, each)
+        self.run(rows, each, observed)
         return x[: len(observed)]
 
     def _blank(self, p: Predictive, v: Variable, seen: int) -> Tensor:
@@ -172,7 +172,7 @@ class Codes(Walk):
         if not hasattr(model, "code_steps"):
             raise Unsupported(f"{model.name} is no bijection of whole numbers (integer_flow is)")
 
-    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
+    def cursor(self, rows: int, given: dict[str, Tensor] | None, observed: Tensor) -> Cursor:
         self.walked: Cursor = self.model.code_steps(rows, given)
         return self.walked
 
@@ -206,8 +206,8 @@ class Marginals(Walk):
 
     number = 2
 
-    def cursor(self, rows: int, given: dict[str, Tensor] | None) -> Cursor:
-        return Prefixes(self.model, rows, given)
+    def cursor(self, rows: int, given: dict[str, Tensor] | None, observed: Tensor) -> Cursor:
+        return Prefixes(self.model, rows, given, observed)
 
 
 class Prefixes(Cursor):
@@ -217,10 +217,11 @@ class Prefixes(Cursor):
         model: offers log_prob.
         rows: walked together.
         given: name -> `(rows, *given_event)`.
+        observed: `(rows, D)`; what is not is left out.
     """
 
-    def __init__(self, model: Model, rows: int, given: dict[str, Tensor] | None) -> None:
-        self.model, self.given, self.t = model, given or {}, 0
+    def __init__(self, model: Model, rows: int, given: dict[str, Tensor] | None, observed: Tensor) -> None:
+        self.model, self.given, self.observed, self.t = model, given or {}, observed, 0
         self.order = list(range(model.space.size))
         self.x = torch.zeros(rows, model.space.size, dtype=torch.float64)
 
@@ -233,14 +234,17 @@ class Prefixes(Cursor):
         return self.start() if self.t < len(self.order) else None
 
     def reorder(self, rows: Tensor) -> None:
-        self.x, self.given = self.x[rows], {k: v[rows] for k, v in self.given.items()}
+        self.x, self.observed = self.x[rows], self.observed[rows]
+        self.given = {k: v[rows] for k, v in self.given.items()}
 
     def log_p(self, rows: Tensor, entry: int, value: Tensor) -> Tensor:
         """log p of the entries before one and of its values `(B, K)`, for rows `(B,)`."""
         space, (B, K) = self.model.space, value.shape
         x = self.x[rows].repeat_interleave(K, 0)
         x[:, entry] = value.flatten().double()
-        known = (torch.arange(space.size) <= entry).expand(B * K, -1).reshape(B * K, *space.shape)
+        place = torch.arange(space.size)
+        known = (self.observed[rows] & (place < entry)) | (place == entry)
+        known = known.repeat_interleave(K, 0).reshape(B * K, *space.shape)
         many = {k: v[rows].repeat_interleave(K, 0) for k, v in self.given.items()}
         event = x.to(space.torch_dtype).reshape(B * K, *space.shape)
         found = self.model.log_prob(event, many or None, known, rng=0)
@@ -295,6 +299,13 @@ def write_mask(out: Sink, observed: Tensor) -> None:
     for entry in (~observed).any(0).nonzero()[:, 0].tolist():
         gaps = (~observed[:, entry]).numpy().astype(np.int32)
         out.put(gaps, _share(int(gaps.sum()), len(observed)))
+
+
+def mask_bits(observed: Tensor) -> float:
+    """How many bits `write_mask` takes."""
+    out = Writer()
+    write_mask(out, observed)
+    return out.ideal
 
 
 def read_mask(source: Source, rows: int, gaps: Any) -> Tensor:
