@@ -1,11 +1,12 @@
 """Sample: new x like the training data but not copied from it; given c, x ~ p(x | c).
 
 Unit: the data's own. Routes: the model's own sampler (exact for the model; an estimate where it is a chain or a
-solver), and its denoiser by the probability-flow ODE.
+solver), and its denoiser by the probability-flow ODE. Likelier or wilder draws: tasks/temper.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from pofx.kinds import KINDS
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, solve
+from pofx.tasks.temper import TEMPERED
 
 QUESTION = "What else could there be, like the data but new?"
 UNIT = "the data's own"
@@ -27,6 +29,8 @@ def sample(
     n: int = 16,
     given: Mapping[str, Any] | None = None,
     *,
+    temperature: float = 1.0,
+    truncation: float = 1.0,
     rng: Rng | torch.Generator | int | None = None,
     route: str | None = None,
 ) -> Answer:
@@ -36,16 +40,27 @@ def sample(
         model: fitted.
         n: how many.
         given: name -> one value for all, or n values.
+        temperature: above 0; below 1 draws likelier and less various x, above 1 the opposite (tasks/temper.py).
+        truncation: in (0, 1]; below 1 only the likeliest share of values, of codes or of x.
         rng: a seed or generator; the same seed gives the same draws.
         route: a route by name; None takes the best.
 
     Returns:
         An Answer whose value is in the user's own type (a DataFrame, pictures, an array); `raw` is `(n, *event)`. Where
         chains drew it, the diagnostics say how they mixed.
+
+    Raises:
+        Unsupported: the model does not draw, or cannot temper what it draws. ValueError: an argument out of its range.
     """
     if n < 1:
         raise ValueError(f"sample: got n = {n}, expected at least 1.")
-    return solve("sample", ROUTES, model, route, n=n, given=given_for(model, given, n), rng=Rng(rng))
+    if not (0 < temperature < math.inf and 0 < truncation <= 1):
+        got = f"temperature = {temperature}, truncation = {truncation}"
+        raise ValueError(f"sample: got {got}; expected a number above 0, and a share in (0, 1].")
+    ask = {"n": n, "given": given_for(model, given, n), "rng": Rng(rng)}
+    if temperature == truncation == 1:
+        return solve("sample", ROUTES, model, route, **ask)
+    return solve("sample", TEMPERED, model, route, temperature=temperature, truncation=truncation, **ask)
 
 
 def by_sampler(model: Model, n: int, given: dict[str, torch.Tensor], rng: Rng) -> Answer:

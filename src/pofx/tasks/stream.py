@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from pofx.files import TEMPORARY
 from pofx.model import Model
 from pofx.randomness import Rng
+from pofx.tasks.base import Answer
 from pofx.tasks.sample import sample
 
 CHUNK = 50_000
@@ -29,6 +31,8 @@ def sample_to(
     path: str | Path,
     given: Mapping[str, Any] | None = None,
     *,
+    temperature: float = 1.0,
+    truncation: float = 1.0,
     rng: Rng | torch.Generator | int | None = None,
     chunk: int = CHUNK,
     report: Report = lambda done: None,
@@ -40,6 +44,7 @@ def sample_to(
         n: how many.
         path: a name that ends in .csv, .parquet (tables) or .npy.
         given: name -> one value for all.
+        temperature, truncation: as in `sample`.
         rng: a seed or generator; the same seed, n and chunk give the same file.
         chunk: draws that are held at a time.
         report: called with the number of rows written.
@@ -53,20 +58,19 @@ def sample_to(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:
-        WRITERS[path.suffix.lower()](temporary, n, _chunks(model, n, given, rng, chunk, report))
+        draw = partial(sample, model, given=given, temperature=temperature, truncation=truncation, rng=rng)
+        WRITERS[path.suffix.lower()](temporary, n, _chunks(draw, n, chunk, report))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def _chunks(
-    model: Model, n: int, given: Mapping[str, Any] | None, rng: Rng, chunk: int, report: Report
-) -> Iterator[Any]:
+def _chunks(draw: Callable[..., Answer], n: int, chunk: int, report: Report) -> Iterator[Any]:
     done = 0
     while done < n:
         rows = min(chunk, n - done)
-        yield sample(model, rows, given, rng=rng).value
+        yield draw(n=rows).value
         done += rows
         report(done)
 
