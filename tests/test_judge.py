@@ -10,7 +10,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 import pofx
-from pofx.metrics import closest_record, kid, membership, mmd
+from pofx.metrics import Features, closest_record, kid, membership, mmd
+from pofx.tasks.judge import LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,44 @@ def test_privacy_is_even_for_fresh_rows_and_sees_near_copies():
         assert fn(train, holdout, near).low > 0.85
     with pytest.raises(ValueError, match="columns"):
         membership(train, holdout[:, :2], fresh)
+
+
+def normals(seed, n):
+    return np.random.default_rng(seed).normal(size=(n, 2))
+
+
+def test_sorted_rows_are_judged_as_shuffled_ones():
+    """More rows than are used, in order: the first of them are another law than all of them."""
+    one, two = (x[x[:, 0].argsort()] for x in (normals(0, 5000), normals(1, 5000)))
+    alone = pofx.judge(one, normals(2, 1000))
+    assert abs(alone["c2st"].value - 0.5) < 0.05
+    found = pofx.judge(two, normals(2, 1000), one)
+    assert abs(found["c2st"].value - 0.5) < 0.05
+    assert found["copies"].low <= 0 <= found["copies"].high
+
+
+def test_labels_stay_with_their_rows(monkeypatch):
+    taken = {}
+
+    def spy(x, y, rng):
+        taken.update(x=x, y=y)
+        return fit(x, y, rng=rng)
+
+    fit = Features.fit
+    monkeypatch.setattr(Features, "fit", spy)
+    train = normals(0, 4500)
+    train = train[train[:, 0].argsort()]
+    label = (train[:, 0] > np.quantile(train[:, 0], 0.95)).astype(int)  # a class of the last rows alone
+    pofx.judge(normals(1, 100), normals(2, 100), train, labels=label)
+    assert len(taken["y"]) == LIMIT and 0.03 < taken["y"].mean() < 0.07
+    assert taken["x"][taken["y"] == 1, 0].min() > taken["x"][taken["y"] == 0, 0].max()
+    with pytest.raises(ValueError, match="4501 labels for 4500"):
+        pofx.judge(normals(1, 100), normals(2, 100), train, labels=[0, *label])
+
+
+def test_copies_of_any_training_row_are_seen():
+    """Half of the samples repeat some of 9000 training rows: all of these are looked at."""
+    rng = np.random.default_rng(0)
+    train, real, fake = (rng.normal(size=(n, 3)) for n in (9000, 1000, 600))
+    fake[:300] = train[rng.permutation(9000)[:300]]
+    assert 0.4 < pofx.judge(real, fake, train)["copies"].value < 0.6

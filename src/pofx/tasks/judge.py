@@ -40,9 +40,11 @@ from pofx.metrics import (
     sliced_wasserstein,
     valid_values,
 )
+from pofx.metrics.base import subset
+from pofx.randomness import Rng
 
 QUESTION = "How good are these samples?"
-LIMIT = 4000  # rows of each set that enter a statistic
+LIMIT, MOST = 4000, 50_000  # rows of each set, at random, that enter a statistic; training rows that may be copied
 Rows = np.ndarray[Any, Any]
 
 
@@ -114,23 +116,35 @@ def judge(
         rng: of subsets, folds and directions.
 
     Raises:
-        ValueError: the sets do not fit each other, a cell of `fake` was never seen, or there are too few rows.
+        ValueError: the sets or labels do not fit each other, a cell of `fake` was never seen, or too few rows.
     """
     reference = real if train is None else train
     flat = _vectors(reference, {"real": real, "fake": fake, "reference": reference})
-    few = {k: v[:LIMIT] for k, v in flat.items()}
+    few = {k: subset(v, LIMIT, Rng(rng)) for k, v in flat.items()}
     if features is None:
-        learnt = Features.fit(few["reference"], None if labels is None else np.asarray(labels)[:LIMIT], rng=0)
+        learnt = Features.fit(few["reference"], _labels(labels, len(flat["reference"]), rng), rng=0)
         a, b, words = learnt(few["real"]), learnt(few["fake"]), f"{learnt.kind} of the reference rows"
     else:
         a, b, words = np.asarray(features(few["real"])), np.asarray(features(few["fake"])), "the user's own"
     found = _alike(a, b, rng) | (_of_tables(reference, real, fake) if hasattr(real, "columns") else {})
-    notes = [f"{len(flat['real'])} real rows, {len(flat['fake'])} samples; at most {LIMIT} of each are used."]
+    notes = [
+        f"{len(flat['real'])} real rows, {len(flat['fake'])} samples; at most {LIMIT} of each, at random, are used."
+    ]
     if train is None:
         notes.append("copying was not looked for: pass the training rows as `train`.")
     else:
-        found |= _private(few, rng, standardise=not _pictures(real))
+        known = subset(flat["reference"], MOST, Rng(rng))  # a copy of a row that is not looked at is not seen
+        found |= _private(few, known, rng, standardise=not _pictures(real))
     return Judgement(found, words, tuple(notes))
+
+
+def _labels(labels: Any, rows: int, rng: int) -> Rows | None:
+    """The labels of the reference rows that are used: the same seed and number of rows give the same rows."""
+    if labels is None:
+        return None
+    if len(labels) != rows:
+        raise ValueError(f"judge: got {len(labels)} labels for {rows} reference rows; expected one each.")
+    return subset(np.asarray(labels), LIMIT, Rng(rng))
 
 
 def _alike(a: Rows, b: Rows, rng: int) -> dict[str, Metric]:
@@ -153,10 +167,10 @@ def _of_tables(reference: Any, real: Any, fake: Any) -> dict[str, Metric]:
     }
 
 
-def _private(flat: Mapping[str, Rows], rng: int, standardise: bool) -> dict[str, Metric]:
-    train, holdout, samples = flat["reference"], flat["real"], flat["fake"]
+def _private(few: Mapping[str, Rows], known: Rows, rng: int, standardise: bool) -> dict[str, Metric]:
+    train, holdout, samples = few["reference"], few["real"], few["fake"]
     return {
-        "copies": copying(train, holdout, samples, standardise).excess,
+        "copies": copying(known, holdout, samples, standardise).excess,
         "membership": membership(train, holdout, samples, rng),
         "closer to training": closest_record(train, holdout, samples, rng),
     }
