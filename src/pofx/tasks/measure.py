@@ -26,7 +26,9 @@ from pofx.baselines import BASELINES
 from pofx.data import Batch, Data
 from pofx.files import save_tensors, write_atomic
 from pofx.metrics import Features, auroc, c2st, column_shapes, copying, pair_trends, prdc, valid_values
+from pofx.metrics.base import subset
 from pofx.model import Model, Unsupported
+from pofx.randomness import Rng
 from pofx.tasks.anomaly import anomaly
 from pofx.tasks.density import bits_per_dim, density
 from pofx.tasks.impute import impute
@@ -35,6 +37,7 @@ from pofx.training.fit import fit
 
 QUESTIONS = ("density", "sample", "impute", "anomaly")
 HOLES, DRAWS_IMPUTE, ANOMALIES = 60, 5, 150
+LIMIT = 4000  # rows of each set that a statistic sees
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
@@ -132,14 +135,14 @@ def _judged(model: Model, data: Data, x: Tensor) -> dict[str, Any]:
     train, test = data.part("train"), data.part("test")
     vector = {k: _vector(data, t) for k, t in {"train": train.x, "test": test.x, "fake": x}.items()}
     label = next((v for v, s in data.aside.values() if s.shape == () and s.discrete), None)
-    label = None if label is None else label[data.split["train"]].numpy()
-    limit = 4000
-    features = Features.fit(vector["train"][:limit], None if label is None else label[:limit], rng=0)
-    real, fake = features(vector["test"][:limit]), features(vector["fake"][:limit])
+    label = None if label is None else _some(label[data.split["train"]].numpy(), LIMIT)
+    features = Features.fit(_some(vector["train"], LIMIT), label, rng=0)
+    real, fake = (features(_some(vector[k], LIMIT)) for k in ("test", "fake"))
     scores = prdc(real, fake, rng=0)
     two = c2st(real, fake, rng=0)
     pictures = data.space.layout == "grid"
-    copied = copying(vector["train"][:8000], vector["test"][:2000], vector["fake"][:2000], standardise=not pictures)
+    few = {k: _some(vector[k], n) for k, n in (("train", 8000), ("test", 2000), ("fake", 2000))}
+    copied = copying(few["train"], few["test"], few["fake"], standardise=not pictures)
     found = {
         "c2st": two.accuracy.value,
         "c2st_interval": [two.accuracy.low, two.accuracy.high],
@@ -150,6 +153,11 @@ def _judged(model: Model, data: Data, x: Tensor) -> dict[str, Any]:
         metric = getattr(scores, name)
         found |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
     return found | (_table(data, x) if data.space.kind == "table" else {})
+
+
+def _some(rows: np.ndarray, n: int) -> np.ndarray:
+    """At most n rows, at random, for the data may be sorted; the same ones of any arrays of as many rows."""
+    return subset(rows, n, Rng(0))
 
 
 def _table(data: Data, x: Tensor) -> dict[str, Any]:
@@ -163,23 +171,33 @@ def _table(data: Data, x: Tensor) -> dict[str, Any]:
 def _impute(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     test = data.part("test").take(torch.arange(min(HOLES, len(data.part("test")))))
     seen = _holes(data, test)
+    hidden = (~seen if test.observed is None else ~seen & test.observed).flatten(1)
+    if not bool(hidden.any()):
+        raise Unsupported("no cell of the held-out rows is hidden")
     given = _given(test)
     answer = impute(model, test.x, given, observed=seen, draws=DRAWS_IMPUTE, rng=0)
     raw: Tensor = answer.raw  # type: ignore[assignment]
-    hidden = ~seen & (torch.ones_like(seen) if test.observed is None else test.observed)
-    u = torch.stack([_unit(data, r) for r in raw])
-    error = (u.mean(0) - _unit(data, test.x)).reshape(len(test), -1)
-    hidden_flat = hidden.reshape(len(test), -1)
-    squares = (error.square() * hidden_flat).sum(1) / hidden_flat.sum(1).clamp_min(1)
     tensors |= {"imputed": raw, "holes": ~seen}
-    mean = float(squares.mean())
-    half = 1.96 * float(squares.std()) / math.sqrt(len(squares)) / (2 * math.sqrt(mean) + 1e-12)
+    error = torch.stack([_unit(data, r) for r in raw]).mean(0) - _unit(data, test.x)
+    rmse, half = _rmse_by_cell(error, hidden)
     return {
-        "impute_rmse": math.sqrt(mean),
-        "impute_interval": [math.sqrt(mean) - half, math.sqrt(mean) + half],
+        "impute_rmse": rmse,
+        "impute_interval": [rmse - half, rmse + half],
         "impute_route": answer.route,
         "impute_quality": answer.quality.value,
     }
+
+
+def _rmse_by_cell(error: Tensor, hidden: Tensor) -> tuple[float, float]:
+    """Root mean square over hidden cells, errors `(N, D)`, and half its 95 % interval, for rows are independent.
+
+    The mean square is a ratio of two sums over rows, sum s_n / sum m_n; its variance is that of s_n - ratio m_n.
+    """
+    squares, cells = torch.where(hidden, error, 0.0).square().sum(1), hidden.sum(1)
+    mean = squares.sum() / cells.sum()
+    stderr = (squares - mean * cells).std() * math.sqrt(len(cells)) / cells.sum()
+    rmse = float(mean.sqrt())
+    return rmse, 1.96 * float(stderr) / (2 * rmse + 1e-12)
 
 
 def _holes(data: Data, batch: Batch) -> Tensor:
