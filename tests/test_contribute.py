@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -70,3 +71,26 @@ def test_a_gap_adds_nothing(normal):
     x = normal.sample(5, rng=2)
     x[:, 1] = torch.nan
     assert (pofx.contribute(normal, x).value[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("resolution", [0.01, 0.06, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("family", ["kde", "mixture"])
+def test_quadrature_of_rounded_columns(family, resolution):
+    z = np.random.default_rng(0).normal(size=(1500, 2)) @ np.array([[1.0, 0.9], [0.0, 0.45]])
+    frame = pd.DataFrame((z / resolution).round() * resolution, columns=list("ab"))
+    data = pofx.open_data(frame, test=40, options={"resolution": {"a": resolution, "b": resolution}})
+    x, model = data.part("test").x, pofx.fit(data, family, seed=0)
+    x[0, 0] += 9 * np.ceil(resolution)  # a row far out
+    exact, found = (pofx.contribute(model, x, route=way).value for way in ("others", "quadrature"))
+    assert torch.allclose(exact, found, atol=1e-6 if resolution >= 0.1 else 3e-3), (exact - found).abs().max()
+
+
+def test_quadrature_of_counts_begins_at_their_least():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.poisson(0.8, 1000), "b": rng.exponential(size=1000).round(1)})
+    data = pofx.open_data(frame, test=40, options={"resolution": {"a": 1.0, "b": 0.1}})
+    x, model = data.part("test").x, pofx.fit(data, "kde", seed=0)
+    assert data.space.variables[0].low == 0
+    x[0, 0] = 40  # further out than the nodes over all of the entry
+    exact, found = (pofx.contribute(model, x, route=way).value for way in ("others", "quadrature"))
+    assert torch.allclose(exact, found, atol=1e-6), (exact - found).abs().max()

@@ -14,6 +14,7 @@ References: Graham et al. 2023 (arXiv:2211.07740) for the last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -127,20 +128,29 @@ def _log_integral(model: Model, x: Tensor, i: int, given: dict[str, Tensor], dra
 
 
 def _nodes(v: Variable, x_i: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of an entry `(N, K)`, and the log of how much of the line each stands for."""
+    """Values of an entry `(N, K)`, and the log of how much each stands for: codes, bins, or a piece of the line.
+
+    At a resolution p is the mass of a bin: the nodes are centres of bins, and where bins are wider than the nodes are
+    apart this is the sum over all of them; a bin that is met twice counts once.
+    """
     if v.discrete:
         nodes = torch.arange(v.levels, dtype=torch.float64).expand(len(x_i), -1)
         return nodes, torch.zeros_like(nodes)
     low = v.mean - SIDE * v.scale if v.low is None else v.low
     high = v.mean + SIDE * v.scale if v.high is None else v.high
-    inner = torch.linspace(low, high, COARSE + 2, dtype=torch.float64)[1:-1].expand(len(x_i), -1)
-    near = x_i.double()[:, None] + torch.linspace(-0.3, 0.3, FINE, dtype=torch.float64) * v.scale
-    margin = 1e-6 * (high - low)
-    near = near if v.low is None and v.high is None else near.clamp(low + margin, high - margin)
+    inset, margin = (0.0, 0.0) if v.resolution else ((high - low) / (COARSE + 1), 1e-6 * (high - low))
+    x_i = x_i.double()[:, None]
+    inner = torch.linspace(low + inset, high - inset, COARSE, dtype=torch.float64).expand(len(x_i), -1)
+    near = x_i + torch.linspace(-0.3, 0.3, FINE, dtype=torch.float64) * v.scale
     nodes = torch.cat([inner, near], 1).sort(1).values
-    gap = nodes.diff(dim=1)
-    width = torch.nn.functional.pad(gap, (1, 0)) / 2 + torch.nn.functional.pad(gap, (0, 1)) / 2
-    return nodes, width.clamp_min(1e-300).log()
+    if v.resolution:
+        nodes = x_i + v.resolution * ((nodes - x_i) / v.resolution).round()
+    ends = -math.inf if v.low is None else low + margin, math.inf if v.high is None else high - margin
+    nodes = nodes.clamp(*ends)
+    half = v.resolution / 2
+    middle = (nodes[:, 1:] + nodes[:, :-1]) / 2
+    borders = torch.cat([nodes[:, :1] - half, middle, nodes[:, -1:] + half], 1)
+    return nodes, (borders.diff(dim=1) / (v.resolution or 1.0)).clamp_min(1e-300).log()
 
 
 def _even(model: Model, x: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Tensor:
