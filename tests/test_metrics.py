@@ -183,6 +183,16 @@ def test_sliced_wasserstein_of_a_shift():
     assert one.value == pytest.approx(stats.wasserstein_distance(x[:, 0], 2 * normal(5, 500, 1)[:, 0]))
 
 
+@pytest.mark.parametrize(("order", "truth"), [(1, 10 * 2 / np.pi), (2, 10 / np.sqrt(2))])
+def test_the_interval_of_sliced_wasserstein_knows_that_directions_are_random(order, truth):
+    """A shift so far that rows hardly matter: along a direction v the distance is |v . s|."""
+    shift, hits = np.array([10.0, 0.0]), 0
+    for s in range(100):
+        found = sliced_wasserstein(normal(s, 100, 2), normal(1000 + s, 100, 2) + shift, s, order=order)
+        hits += found.low <= truth <= found.high
+    assert hits >= 88
+
+
 def test_frechet_closed_form_and_bias():
     a, b = normal(0, 5, 3), normal(1, 6, 3)
     s, t = a.T @ a, b.T @ b

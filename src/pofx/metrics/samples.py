@@ -175,7 +175,7 @@ def sliced_wasserstein(
 
     Bias in N: upwards. Under equality it is about c / sqrt(N), never 0: the note gives that floor, measured between two
     halves of the real rows and rescaled by sqrt(1/2). Compare only at the same N.
-    The interval is value +- z * bootstrap deviation.
+    The interval is value +- z * bootstrap deviation, of rows and of directions: both are a random few of many.
 
     Raises:
         ValueError: columns differ, NaN, or fewer than four rows. Source: Bonneel 2015.
@@ -189,7 +189,8 @@ def sliced_wasserstein(
     v /= np.linalg.norm(v, axis=0)
     x, y = _shuffled(x, n, rng) @ v, _shuffled(y, n, rng) @ v
     value, floor = _sliced(x, y, order), _sliced(x[: n // 2], x[n // 2 : 2 * (n // 2)], order) / np.sqrt(2)
-    low, high = bootstrap(lambda a, b: _sliced(a, b, order), [x, y], rng, draws=40, centred=True)
+    sets = [x, y, np.arange(projections)]
+    low, high = bootstrap(lambda a, b, k: _sliced(a[:, k], b[:, k], order), sets, rng, draws=40, centred=True)
     note = f"{projections} directions, order {order}; floor at this N about {floor:.3g}"
     return Metric("sliced Wasserstein", value, max(low, 0.0), high, n, "lower", note)
 
