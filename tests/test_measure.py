@@ -14,6 +14,7 @@ from pofx.data import open_data
 from pofx.kinds.base import category
 from pofx.model import Unsupported
 from pofx.tasks import measure
+from pofx.tasks.compare import held_out
 
 
 def normals(seed, n):
@@ -80,3 +81,8 @@ def test_labels_stay_with_their_rows(monkeypatch):
     measure._judged(None, sorted_rows(6000, 300), torch.from_numpy(normals(1, 100)))
     assert len(taken["y"]) == measure.LIMIT and 0.03 < taken["y"].mean() < 0.07
     assert taken["x"][taken["y"] == 1, 0].min() > taken["x"][taken["y"] == 0, 0].max()
+
+
+def test_a_frame_can_be_compared():
+    """What is compared may be rows in memory, which are no name of bundled data."""
+    assert held_out(pd.DataFrame({"a": [1.0, 2.0]})) is None and held_out("digits") == 300

@@ -168,7 +168,7 @@ def family_folder(name: str) -> str:
 
 def held_out(source: Any) -> int | None:
     """Test rows of bundled data; None leaves it to `open_data`."""
-    return 300 if source == "digits" else None
+    return 300 if isinstance(source, str) and source == "digits" else None
 
 
 def _prepare(folder: Path, data: Data, settings: dict[str, Any], resume: bool) -> None:
