@@ -16,6 +16,7 @@ from pofx.data import open_data
 from pofx.files import save_tensors
 from pofx.model import Card, Model
 from pofx.reporting import leaderboard, numbers
+from pofx.reporting.coverage import coverage
 from pofx.reporting.diagrams import SKETCHES, diagram, sizes
 from pofx.reporting.evidence import Evidence
 from pofx.reporting.lesson import plane_of
@@ -188,6 +189,17 @@ def test_families_and_coverage_tables():
     assert max(map(len, (cards + cells).splitlines())) <= 120
     assert all(word in cards for word in ("gaussian", "tractable", "by variation", "implicit", "incomplete"))
     assert all(word in cells for word in ("pictures", "tables", "vectors", "Why a cell is empty", "gan, density"))
+
+
+def test_coverage_table_prints_every_question_of_every_family_whole():
+    seen = {}
+    for part in (p.splitlines() for p in leaderboard.coverage_table().split("\n\n") if ", questions " in p):
+        head, tasks = part[1], part[1].split()[1:]
+        ends = [*(head.index(f" {task}") + 1 for task in tasks), None]
+        for line in part[2:]:
+            cells = [line[a:b].strip(" ()") for a, b in zip(ends[:-1], ends[1:], strict=True)]
+            seen |= {(line.split()[0], task, part[0].split(",")[0]): c for task, c in zip(tasks, cells, strict=True)}
+    assert seen == {(c.family, c.task, c.kind): c.route or "–" for c in coverage()}
 
 
 def test_watch_prints_a_line_a_change_and_now_and_then():

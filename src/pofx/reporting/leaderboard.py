@@ -25,7 +25,7 @@ from pofx.reporting.taxonomy import placed
 from pofx.tasks import TASKS
 from pofx.tasks.compare import Comparison
 
-WIDTH = 120
+WIDTH, GAP = 120, 2  # of a table, and between two of its columns
 Stages = Mapping[str, Mapping[str, Any]]
 
 
@@ -157,17 +157,33 @@ def coverage_table(add: Sequence[str] = ()) -> str:
     cells, known = coverage(add), worths()
     parts = []
     for kind in EXAMPLES:
-        block = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        block.add_column("family", no_wrap=True, min_width=16)
-        for task in TASKS:
-            block.add_column(task, min_width=16)
         here = [c for c in cells if c.kind == kind]
-        for name in dict.fromkeys(c.family for c in here):
-            routes = {c.task: _route(c, known) for c in here if c.family == name}
-            block.add_row(_short(name), *(routes[t] for t in TASKS))
-        parts.append(_text(block))
+        routes = {(c.family, c.task): _route(c, known) for c in here}
+        names = list(dict.fromkeys(c.family for c in here))
+        packed = _packed(routes, max(map(len, map(_short, names)), default=0))
+        for k, tasks in enumerate(packed, 1):
+            title = f"{kind}, questions {k} of {len(packed)}"
+            block = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+            for column in ("family", *tasks):
+                block.add_column(column, no_wrap=True)
+            for name in names:
+                block.add_row(_short(name), *(routes[name, t] for t in tasks))
+            parts.append(_text(block))
     parts.append("\n".join(f"{task}: {question_of(task)}" for task in TASKS))
     return "\n\n".join([*parts, _counted(known, cells), _gaps(cells)])
+
+
+def _packed(routes: Mapping[tuple[str, str], str], first: int) -> list[list[str]]:
+    """The questions in order, in as few blocks of equal length as leave every column whole beside a first one."""
+    tasks, widths = list(TASKS), {task: len(task) for task in TASKS}
+    for (_, task), words in routes.items():
+        widths[task] = max(widths[task], len(words))
+    for length in range(len(tasks), 0, -1):
+        even = -(-len(tasks) // -(-len(tasks) // length))
+        packed = [tasks[k : k + even] for k in range(0, len(tasks), even)]
+        if all(first + sum(GAP + widths[t] for t in block) <= WIDTH for block in packed):
+            break
+    return packed
 
 
 def _route(cell: Cell, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
