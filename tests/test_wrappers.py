@@ -10,6 +10,7 @@ from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
 from pofx.model import Card, Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
+from pofx.tasks.restore import restore
 from pofx.wrappers import Ensemble, Fixed, Guided, Joint, Relaxed, adapted, joint
 
 MEANS = torch.tensor([[0.0, 0.0], [1.5, -1.0], [-1.0, 2.0]], dtype=torch.float64)
@@ -275,3 +276,33 @@ def test_relaxed_knows_what_cannot_be(resolution):
     assert bool(torch.isfinite(log_p[:2]).all()) and log_p[2:].tolist() == [-torch.inf, -torch.inf]
     seen = torch.tensor([False, True]).expand(4, 2)
     assert bool(torch.isfinite(model.log_prob(x, observed=seen, rng=Rng(0)).value).all())
+
+
+def test_what_a_relaxed_model_decodes_is_rounded_and_has_the_slope_of_the_unrounded():
+    """A Gaussian with covariance A A' decodes z to round(mean + scale A z); between categories there is no slope."""
+    space = Space((2,), tuple(Variable(n, "ordinal", 50, mean=20.0, scale=10.0) for n in "ab"))
+    model = Relaxed(Gaussian()).build(space)
+    model.inner.covariance = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+    z = torch.tensor([[0.3, -0.7], [1.1, 0.2]], dtype=torch.float64, requires_grad=True)
+    x = model.decode(z).mean()
+    assert torch.equal(x, x.round()) and x.dtype == torch.float64
+    (pull,) = torch.autograd.grad(x[:, 1].sum(), z)
+    assert torch.allclose(pull.norm(dim=1), torch.full((2,), 10.0, dtype=torch.float64), atol=1e-4)
+    assert not model.decode(z.detach()).mean().requires_grad
+    with torch.no_grad():
+        assert torch.equal(model.decode(z).mean(), x) and not model.decode(z).mean().requires_grad
+    mixed = Relaxed(Gaussian()).build(Space((2,), (Variable("a", "category", 3), Variable("b")), "vector"))
+    assert not mixed.decode(torch.zeros(1, mixed.core.space.size, requires_grad=True)).mean().requires_grad
+
+
+def test_restore_by_latents_agrees_with_guidance_on_a_relaxed_gaussian():
+    """Exact on a normal by both routes: the means of x given two rounded sums of it."""
+    space = Space((3,), tuple(Variable(n, resolution=1.0, scale=50.0) for n in "abc"), dtype="float64")
+    model = Relaxed(Gaussian()).build(space)
+    model.inner.covariance = torch.tensor([[1.0, 0.6, 0], [0.6, 1.0, 0.6], [0, 0.6, 1.0]], dtype=torch.float64)
+    y = torch.tensor([[40.0, -60.0]], dtype=torch.float64)
+    ways = {"rng": 0, "draws": 300}
+    chain, exact = (restore(model, y, lambda x: x[:, :2], 15.0, **ways, route=r) for r in ("latents", "guidance"))
+    apart = (chain.diagnostics["mean"] - exact.diagnostics["mean"]) / exact.diagnostics["spread"]
+    assert float(apart.abs().max()) < 0.4, apart
+    assert chain.diagnostics["accept"] > 0.6 and not chain.raw.requires_grad

@@ -63,6 +63,14 @@ class Charted(Likelihood):
         return self.chart.decode(self.inner.sample(params, rng), rng)
 
     def mean(self, params: Tensor) -> Tensor:
-        """The likeliest x at the mean of u, `(B, *event)` float64; a code of a category is not averaged."""
+        """The likeliest x at the mean of u, `(B, *event)` float64; a code of a category is not averaged.
+
+        Its slope is that of x before it is rounded, where there are no categories; rounded numbers have none.
+        """
+        u = self.inner.mean(params).to(torch.float32)
         with torch.no_grad():
-            return self.chart.decode(self.inner.mean(params).to(torch.float32)).double()
+            x = self.chart.decode(u).double()
+        if self.chart.codes or not (torch.is_grad_enabled() and u.requires_grad):
+            return x
+        smooth = self.chart.unrounded(u)
+        return x + (smooth - smooth.detach())
