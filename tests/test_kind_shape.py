@@ -104,10 +104,13 @@ def test_views_show_the_shape_from_the_side_that_is_asked():
     assert np.ptp(rows) > 15 and (side[-10:] > 0).sum() > (side[:10] > 0).sum()  # the foot is below
     assert np.ptp(np.argwhere(front > 0)[:, 1]) < np.ptp(columns)  # it hides the pole's foot from the front
     assert np.ptp(np.argwhere(above > 0)[:, 0]) < 15
+    np.testing.assert_array_equal(SHAPE.view(x, space, 90, 0, size=32)[0], side)  # an array, as the user has it
     axes = Figure().add_subplot()
     SHAPE.draw(axes, t, space)
     points = open_data(np.random.default_rng(0).normal(size=(4, 50, 3)), kind="shape")
     SHAPE.draw(axes, points.x, points.space)
+    views = SHAPE.view(points.x.numpy(), points.space)
+    np.testing.assert_array_equal(views, SHAPE.view(points.x, points.space))
     assert len(axes.images) == 2
 
 

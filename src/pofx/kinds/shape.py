@@ -120,11 +120,12 @@ class Shape(Kind):
             self.read(source, resolution=space.shape[0] if points is None else 32, points=points).x, space
         )
 
-    def view(
-        self, x: Tensor, space: Space, azimuth: float = 35.0, elevation: float = 20.0, size: int = 32
-    ) -> np.ndarray:
-        """Shapes as seen from a side, pictures `(N, size, size)` uint8: what a photo-to-shape model may be given."""
-        values = x.detach().cpu().numpy()
+    def view(self, x: Any, space: Space, azimuth: float = 35.0, elevation: float = 20.0, size: int = 32) -> np.ndarray:
+        """Shapes (a tensor or an array) as seen from a side, pictures `(N, size, size)` uint8.
+
+        They are what a photo-to-shape model may be given.
+        """
+        values = torch.as_tensor(x).detach().cpu().numpy()
         if space.layout == "set":
             return view_points(values, azimuth, elevation, size)
         return view_voxels(values > 0.5, azimuth, elevation, size)
