@@ -176,9 +176,10 @@ class Anomalies(Answer):
         )
         flagged = self.diagnostics.get("flagged")
         if flagged is not None and flagged.any():
-            text = f"{int(flagged.sum())} flagged"
-            axes.plot(asked[flagged], np.zeros(int(flagged.sum())), "|", ms=14, color="#c23b22", label=text)
-        axes.set(xlabel=f"score by {self.route}, {self.unit}", yticks=[])
+            share = np.full(int(flagged.sum()), bins / (len(asked) * (high - low)))  # as high as in all rows asked
+            axes.hist(asked[flagged], edges, weights=share, color="#c23b22", label=f"{len(share)} flagged")
+        beyond = f"\nbeyond {high:.3g} at the edge" if float(self.value.max()) > high else ""
+        axes.set(xlabel=f"score by {self.route}, {self.unit}{beyond}", yticks=[])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
         return drawing
