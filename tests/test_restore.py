@@ -13,8 +13,9 @@ from pofx.engines.operators import Blur, Compressive, Downsample, Grey, Mask, Qu
 from pofx.engines.paths import VE
 from pofx.families.mixture import Mixture
 from pofx.kinds.base import real
+from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Model, Predictive
-from pofx.tasks.restore import _spread
+from pofx.tasks.restore import _spread, by_latents
 from pofx.wrappers.decoded import Point
 
 D, NOISE = 5, 0.3
@@ -168,6 +169,81 @@ def test_a_chain_over_latents_agrees():
     error = (draws.mean(0) - want) / (cov.diagonal() / 400).sqrt()
     assert error.abs().max() < 5, error
     assert ((draws.var(0) / cov.diagonal()).log().abs() < 0.4).all()
+
+
+class Normal(Likelihood):
+    """x = m + s e, entry by entry."""
+
+    def __init__(self, space, s):
+        self.space, self.s, self.size = space, s, space.size
+
+    def sample(self, params, rng):
+        return params + self.s * rng.normal(tuple(params.shape), torch.float64)
+
+    def mean(self, params):
+        return params
+
+
+class Noisy(Linear):
+    """x = W z + s e, z ~ N(1, 1/4): of sixteen columns, in units that differ where `units` says so."""
+
+    units = torch.ones(16).double()
+
+    def _build(self):
+        W = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)).double()
+        self.register_buffer("W", W * self.units[:, None])
+
+    def _sample(self, count, given, rng):
+        return self._decode(1 + 0.5 * rng.normal((count, 4)), given).sample(rng)
+
+    def _decode(self, z, given):
+        return Predictive(Normal(self.space, self.units), z.double() @ self.W.T)
+
+    def log_code(self, z, given=None):
+        return -0.5 * ((z.double() - 1) / 0.5).square().sum(1)
+
+
+class Scaled(Noisy):
+    units = torch.logspace(-2, 2, 16).double()
+
+
+SEEN = torch.arange(16) < 13
+
+
+@pytest.mark.parametrize(
+    "family, measure, noise, dense",  # a dense solve, or conjugate gradients
+    [
+        (Noisy, Mask(SEEN), 0.5, 256),
+        (Noisy, Compressive(13, seed=1), 0.05, 256),
+        (Scaled, Compressive(13, seed=1), 0.5, 256),
+        (Scaled, Mask(SEEN), 0.05, 0),
+        (Noisy, Compressive(13, seed=1), 0.5, 0),
+    ],
+)
+def test_a_chain_over_latents_knows_its_decoders_noise(monkeypatch, family, measure, noise, dense):
+    """Sixteen numbers, some not seen: their spread is that of the noise, and a prior of the codes is theirs."""
+    monkeypatch.setitem(by_latents.__globals__, "DENSE", dense)
+    model = family().build(real(16))
+    matrix = measure(torch.eye(16).double()).T
+    cov = 0.25 * model.W @ model.W.T + torch.diag(model.units**2)
+    x = model.sample(1, rng=3)[0].double()
+    y = matrix @ x + noise * torch.randn(13, generator=torch.Generator().manual_seed(1)).double()
+    want, want_cov = posterior(model.W.sum(1), cov, matrix, y, noise)
+    answer = pofx.restore(model, y[None], measure, noise, draws=800, rng=0, route="latents")
+    draws = answer.raw[:, 0].double()
+    error = (draws.mean(0) - want) / (want_cov.diagonal() / 800).sqrt()
+    assert error.abs().max() < 4.5, error
+    spread = draws.std(0) / want_cov.diagonal().sqrt()
+    assert ((spread - 1).abs() < 0.15).all(), spread
+
+
+def test_a_chain_wants_latents_that_are_numbers():
+    class Coins(Noisy):
+        def _encode(self, x, given):
+            return torch.distributions.Independent(torch.distributions.Bernoulli(torch.full((len(x), 4), 0.5)), 1)
+
+    with pytest.raises(pofx.Unsupported, match="codes"):
+        pofx.restore(Coins().build(real(16)), torch.zeros(1, 13), lambda x: x[:, :13], 0.5, route="latents")
 
 
 def test_weighed_draws_agree(oracle):

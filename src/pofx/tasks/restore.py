@@ -8,8 +8,14 @@ p(y | x); a chain over the latents of a decoder; a chain on the score. What is d
 of many draws has the smallest squared error and is not. Four draws or more come in pairs of opposite noise: each is a
 draw like any other, and their mean converges faster.
 
+A decoder has noise of its own, m its mean and V its variance. Round one z, with J = dA/dx and F = n^2 I + J V J',
+
+    y | z ~ N(A(m), F),    x = x' + V J' F^-1 (y + n e - A(x')),   x' ~ p(x | z)
+
+which is exact where the noise is normal, V constant and A linear. Where V = 0, as of a GAN or a flow, x is m.
+
 References: PiGDM (Song 2023); MMPS (Rozet 2024, arXiv:2405.13712); latent chains (Hoffman 2017); Whang 2021
-(arXiv:2003.08089).
+(arXiv:2003.08089); Matheron's rule (Wilson 2020, arXiv:2002.09309).
 """
 
 from __future__ import annotations
@@ -22,17 +28,19 @@ from torch import Tensor
 
 from pofx.engines.diffusion import Denoiser, ancestral, prior
 from pofx.engines.inverse import REACH, log_measurement, posterior_denoiser, wander
+from pofx.engines.inverse import solve as conjugate
 from pofx.engines.mcmc import hmc
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
 from pofx.kinds.relax import Chart
-from pofx.model import Model, Quality, Unsupported
+from pofx.model import Model, Predictive, Quality, Unsupported
 from pofx.randomness import Opposed, Rng
 from pofx.tasks.base import Answer, given_for, route, solve
 
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
 STEPS, SOLVE = 48, 6  # noise levels, and conjugate gradients at each
+NOISES, DENSE = 64, 256  # draws that tell the variance of a decoder; so many numbers are solved for without iterations
 POOL, MEASURED, FEWEST = 20_000, 12, 4  # draws that are weighed, of at most so many numbers; how many must explain y
 Measure = Callable[[Tensor], Tensor]
 
@@ -132,23 +140,111 @@ def by_draws(model: Model, y: Tensor, measure: Measure, noise: float, given: dic
 
 
 def by_latents(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
-    """A Hamiltonian chain over z, from the best of many draws; x is then drawn from its decoder."""
+    """A Hamiltonian chain over z, with y seen through the decoder's own noise; x is then drawn given z and y."""
     with torch.no_grad():
         z = _best(model, y, measure, noise, given, rng)
-    if not z.is_floating_point():
-        raise Unsupported("its latents are codes, and a chain wants numbers")
 
-    def log_p(value: Tensor) -> Tensor:
-        x = model.decode(value, given or None).mean()
-        if value.requires_grad and not x.requires_grad:
-            raise Unsupported("its decoder has no gradient")
-        return log_measurement(measure, y, noise)(x) - 0.5 * value.double().square().flatten(1).sum(1)
+    def around(z: Tensor) -> Measure:
+        """log p(z) p(y | z) up to a constant, for z near these."""
+        with torch.no_grad():
+            seen = _Decoded(model.decode(z, given or None), measure, noise, rng)
 
-    chain = hmc(log_p, _climbed(log_p, z), steps=10, rng=rng, step_size=0.02, leapfrog=6, warmup=20)
+        def log_p(value: Tensor) -> Tensor:
+            x = model.decode(value, given or None).mean()
+            if value.requires_grad and not x.requires_grad:
+                raise Unsupported("its decoder has no gradient")
+            return seen.log_normal(y - measure(x)) + model.log_code(value, given or None)
+
+        return log_p
+
+    z = _climbed(around(z), z)
+    chain = hmc(around(z), z, steps=10, rng=rng, step_size=0.02, leapfrog=6, warmup=20)
     with torch.no_grad():
-        x = model.decode(chain.x, given or None).mean()
+        law = model.decode(chain.x, given or None)
+        x = _Decoded(law, measure, noise, rng).draw(y, rng)
     words = {"accept": float(chain.accept.mean())}
-    return Answer(None, UNIT, Quality.ESTIMATE, raw=model.space.nearest(x), diagnostics=words)
+    return Answer(None, UNIT, Quality.ESTIMATE, raw=model.chart.decode(model.chart.encode(x)), diagnostics=words)
+
+
+class _Decoded:
+    """What a decoder p(x | z) says of y, linear round its mean m. Its variance V is told by draws.
+
+    Args:
+        law: p(x | z) of each row.
+        measure, noise: A and n.
+        rng: of the draws.
+    """
+
+    def __init__(self, law: Predictive, measure: Measure, noise: float, rng: Rng) -> None:
+        def drawn() -> Tensor:
+            x = law.sample(rng).double()
+            return torch.cat([x.flatten(1), measure(x).flatten(1)], 1)
+
+        self.law, self.measure, self.noise = law, measure, noise
+        with torch.no_grad():
+            self.mean, told = law.mean(), _variance(drawn)
+        with torch.enable_grad():
+            self.at = self.mean.clone().requires_grad_()
+            self.seen = measure(self.at)
+        many = self.mean[0].numel()
+        self.variance = told[:, :many].reshape(self.mean.shape)
+        self.still = not bool(self.variance.any())
+        # of F's diagonal: numbers in unlike units are solved for at once
+        self.root = (noise**2 + told[:, many:]).sqrt().reshape(self.seen.shape)
+        few = not self.still and self.root[0].numel() <= DENSE
+        self.own = torch.linalg.eigh(self._matrix()) if few else None  # of J V J'
+
+    def log_normal(self, r: Tensor) -> Tensor:
+        """log p(y | z) up to a constant, `(B,)`, of r = y - A(m); its slope is that through r."""
+        twice = (self._solved(r.detach()) * r).flatten(1).sum(1)
+        return 0.5 * twice.detach() - twice
+
+    def draw(self, y: Tensor, rng: Rng) -> Tensor:
+        """x ~ p(x | z, y)."""
+        x = self.law.sample(rng).double()
+        if self.still:
+            return x
+        return x + self._back(self._solved(y + self.noise * rng.normal(tuple(y.shape), y.dtype) - self.measure(x)))
+
+    def _solved(self, r: Tensor) -> Tensor:
+        """F^-1 r."""
+        if self.still:
+            return r / self.noise**2
+        if self.own is not None:
+            values, vectors = self.own
+            inside = vectors.mT @ r.flatten(1).unsqueeze(2)
+            return (vectors @ (inside / (values.clamp_min(0) + self.noise**2).unsqueeze(2))).reshape(r.shape)
+
+        def product(w: Tensor) -> tuple[Tensor, Tensor]:
+            v = w / self.root
+            return (self.noise**2 * v + self._across(v)) / self.root, w
+
+        return conjugate(product, r / self.root, r, 2 * SOLVE) / self.root
+
+    def _across(self, w: Tensor) -> Tensor:
+        """J V J' w."""
+        with torch.no_grad():
+            return torch.func.jvp(self.measure, (self.mean,), (self._back(w),))[1].double()
+
+    def _matrix(self) -> Tensor:
+        """J V J', `(B, M, M)`."""
+        B, M = len(self.root), self.root[0].numel()
+        units = torch.eye(M, dtype=torch.float64).reshape(M, 1, *self.root.shape[1:]).expand(M, *self.root.shape)
+        return torch.stack([self._across(e).reshape(B, M) for e in units], 1)
+
+    def _back(self, w: Tensor) -> Tensor:
+        """V J' w."""
+        return self.variance * torch.autograd.grad(self.seen, self.at, w.to(self.seen.dtype), retain_graph=True)[0]
+
+
+def _variance(drawn: Callable[[], Tensor]) -> Tensor:
+    """Of each entry, over NOISES draws; 0 where they are one point."""
+    first = drawn()
+    gaps, squares = torch.zeros_like(first), torch.zeros_like(first)
+    for _ in range(NOISES - 1):
+        gap = drawn() - first
+        gaps, squares = gaps + gap, squares + gap.square()
+    return ((squares - gaps.square() / NOISES) / (NOISES - 1)).clamp_min(0)
 
 
 def by_score(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[str, Tensor], rng: Rng) -> Answer:
@@ -195,7 +291,10 @@ def _best(model: Model, y: Tensor, measure: Measure, noise: float, given: dict[s
     least = torch.full((len(y),), torch.inf, dtype=torch.float64)
     for _ in range(64):
         x = model.sample(1, given, rng)[0] if given else model.sample(len(y), None, rng)
-        z = model.encode(x, given or None).mean
+        q = model.encode(x, given or None)
+        if q.support.is_discrete:  # type: ignore[union-attr]
+            raise Unsupported("its latents are codes, and a chain wants numbers")
+        z = q.mean
         miss = -log_measurement(measure, y, noise)(model.decode(z, given or None).mean())
         better = miss < least
         z_best = z if best is None else best
