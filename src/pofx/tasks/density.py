@@ -2,7 +2,9 @@
 
     log p(x | c), nats per event;  of the observed entries alone where x has gaps;     bits/dim = -log p / (D ln 2)
 
-Routes: the model's own log p (exact, or a bound), and the probability-flow ODE of a denoiser (an estimate).
+Routes: the model's own log p (exact, or a bound), and the probability-flow ODE of a denoiser (an estimate; where x is a
+cloud of u, as of rounded columns or categories, a bound besides: log p(x) >= E log 1/K sum_k w_k, with
+w = p(u) p(x | u) / q(u | x)).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 QUESTION = "How likely is x?"
 UNIT = "nats"
 CHUNK = 512
+MOST = 8  # points of a cloud, each of which is an ODE, or random probes of its divergence
 
 
 def density(
@@ -53,15 +56,18 @@ def density(
     return solve("density", ROUTES, model, route, x=x, observed=observed, given=given, draws=draws, rng=Rng(rng))
 
 
-def bits_per_dim(log_p: Tensor, space: Space) -> Tensor:
+def bits_per_dim(log_p: Tensor, space: Space, observed: Tensor | None = None) -> Tensor:
     """-log p / (D ln 2): bits per entry at the space's own bin width (a level, or the stated resolution).
+
+    With `observed` `(N, *event)`, D counts the observed entries of each row; a row without any is NaN.
 
     Raises:
         Unsupported: log p is a density; bits per dimension need a bin width.
     """
     if not space.mass:
         raise Unsupported("bits per dimension need a bin width, and this space has real columns of resolution 0.")
-    return -log_p / (space.size * math.log(2))
+    count = space.size if observed is None else observed.reshape(len(observed), -1).sum(1).to(log_p.device)
+    return -log_p / (count * math.log(2))
 
 
 def by_log_prob(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
@@ -83,17 +89,27 @@ def by_probability_flow(
     if not bool(observed.all()):
         raise Unsupported("the probability-flow ODE needs complete rows")
     chart, path = model.chart, VE()
-    with torch.no_grad():
-        u = chart.encode(x, rng)
 
     def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return model.denoise(u_t, alpha, sigma, given)
 
-    exact = u[0].numel() <= 16
-    with torch.no_grad():
-        found = ode_log_prob(denoise, u, path, steps=48, rng=rng, exact=exact, probes=max(2, min(draws, 8)))
-    value = Value(found.value.detach().double() + chart.log_weight(u, x), Quality.ESTIMATE, found.stderr.detach())
-    return answer_of(model, [value])
+    def once(probes: int) -> Value:
+        """log w of one u."""
+        with torch.no_grad():
+            u = chart.encode(x, rng)
+            found = ode_log_prob(denoise, u, path, steps=48, rng=rng, exact=exact, probes=probes)
+        return Value(found.value.double() + chart.log_weight(u, x), Quality.ESTIMATE, found.stderr)
+
+    exact, K = chart.space.size <= 16, max(2, min(draws, MOST))
+    if chart.exact:  # a change of variables: no noise, no bound
+        return answer_of(model, [once(K)])
+    log_w = torch.stack([once(1).value for _ in range(K)])  # whose spread is that of u and of the probes
+    if exact:
+        share = log_w.softmax(0) * K
+        value, stderr = torch.logsumexp(log_w, 0) - math.log(K), share.std(0) / math.sqrt(K)
+    else:  # the exponential of a noisy log w is no unbiased weight: only the mean of log w bounds log p
+        value, stderr = log_w.mean(0), log_w.std(0) / math.sqrt(K)
+    return answer_of(model, [Value(value, Quality.ESTIMATE + Quality.LOWER, stderr, {"draws": K})])
 
 
 def answer_of(model: Model, parts: list[Value]) -> Answer:
