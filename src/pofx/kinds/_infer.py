@@ -5,7 +5,7 @@
     numbers, many            real at the resolution of the decimals in use; 0 (a density) only at full precision
     dates                    real, in days or seconds since 1970
 
-Offers `infer`, `step_of` and the names of the `TYPES` that a user may ask for.
+Offers `infer`, `step_of`, `spread_of` and the names of the `TYPES` that a user may ask for.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ LEVELS = 1000  # of a category or of a list of values seen; beyond, a softmax le
 GRID = 512  # levels of an ordinal whose range has gaps
 ATOMS = 32  # distinct values of a column with decimals that still are a list rather than a measurement
 DIGITS = 15  # significant decimal digits that float64 always keeps
+ROUNDING = {"float16": 2.0**-10, "float32": 2.0**-23}  # of a dtype, relative; of all others float64's
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,19 @@ def _number_variable(
     if word == "integer" and not (seen == np.rint(seen)).all():
         raise ValueError(f"column {name!r}: types says integer, but it holds {seen[seen != np.rint(seen)][0]:g}.")
     low, high = _range(name, seen, kind, r)
-    r, atom = _spike(seen, r) if resolution is None and low is None and not whole else (r, "")
-    spread, size = float(seen.std()), max(1.0, abs(float(seen.mean())))
+    least, most = float(seen.min()), float(seen.max())
+    spread = spread_of(float(seen.std()), least, most, column.dtype)
+    r, atom = _spike(seen, r, spread) if resolution is None and low is None and not whole else (r, "")
     support = "real" if low is None else "bounded"
-    if low is None and whole and r > 0 and seen.min() >= 0:
+    if low is None and whole and r > 0 and least >= 0:
         low, atom = 0.0, ", never negative"
     v = Variable(
         name, support, low=low, high=high, resolution=float(r), integer=whole,
-        mean=float(seen.mean()), scale=spread if spread > 1e-12 * size else float(r or 1.0),
+        mean=float(seen.mean()), scale=spread or float(r or 1.0),
     )  # fmt: skip
     kind_word = "integer" if whole else v.support
     unit = f", {column.unit} since 1970" if column.unit else ""
-    return v, f"{kind_word}{unit}, {_rounding(v.resolution)}, {seen.min():g}..{seen.max():g}{atom}"
+    return v, f"{kind_word}{unit}, {_rounding(v.resolution)}, {least:g}..{most:g}{atom}"
 
 
 def _rounding(r: float) -> str:
@@ -238,8 +240,20 @@ def step_of(seen: Array, digits: int = DIGITS) -> float:
     return 0.0
 
 
-def _spike(seen: Array, r: float) -> tuple[float, str]:
-    spread = max(float(seen.std()), 1e-12)
+def spread_of(deviation: float, least: float, most: float, dtype: str) -> float:
+    """A spread to standardise by, of numbers of a dtype between two ends: at least their rounding; 0 of a constant.
+
+    >>> spread_of(1e-13, -3e-13, 3e-13, "float64"), spread_of(0.0, 7.0, 7.0, "float64")
+    (1e-13, 0.0)
+    """
+    if least == most:
+        return 0.0
+    # the squares of numbers below 1e-160 are lost
+    return max(deviation or most - least, ROUNDING.get(dtype.lower(), 2.0**-52) * max(abs(least), abs(most)))
+
+
+def _spike(seen: Array, r: float, spread: float) -> tuple[float, str]:
+    spread = spread or max(float(seen.std()), 1e-12)
     if r > 1e-6 * spread or len(seen) < 20:
         return r, ""
     values, counts = np.unique(seen, return_counts=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds._arrays import is_arrays, load_arrays, main_array
+from pofx.kinds._infer import spread_of
 from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
 
@@ -38,12 +39,14 @@ class Array(Kind):
         """
         if types not in (None, "real"):
             raise ValueError(f"types is {types!r}; an array takes types='real' or nothing (a DataFrame takes more).")
-        x = _matrix(main_array(load_arrays(source, "rows of numbers (N, D)")) if isinstance(source, Path) else source)
+        if isinstance(source, Path):
+            source = main_array(load_arrays(source, "rows of numbers (N, D)"))
+        x, dtype = _matrix(source), str(getattr(source, "dtype", "float64")).removeprefix("torch.")
         observed = torch.isfinite(x)
         variables: list[Variable] = []
         notes: list[str] = []
         for j in range(x.shape[1]):
-            variables.append(_variable(f"x{j}", x[:, j][observed[:, j]], types, notes))
+            variables.append(_variable(f"x{j}", x[:, j][observed[:, j]], dtype, types, notes))
         codes = x.clone()
         for j, v in enumerate(variables):
             if v.discrete:
@@ -118,7 +121,7 @@ def _matrix(source: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _variable(name: str, seen: Tensor, types: str | None, notes: list[str]) -> Variable:
+def _variable(name: str, seen: Tensor, dtype: str, types: str | None, notes: list[str]) -> Variable:
     if not len(seen):
         raise ValueError(f"column {name} has no observed value; drop it, since nothing can be learnt of it.")
     mean, scale = float(seen.mean()), float(seen.std(unbiased=False))
@@ -127,7 +130,7 @@ def _variable(name: str, seen: Tensor, types: str | None, notes: list[str]) -> V
     if low == high:
         notes.append(f"{name}: constant ({low:g}); learnt as one level, with probability 1")
     elif types == "real" or not whole:
-        return Variable(name, mean=mean, scale=scale if scale > 1e-12 else 1.0)
+        return Variable(name, mean=mean, scale=spread_of(scale, low, high, dtype))
     else:
         notes.append(f"{name}: whole numbers {low:g}..{high:g}, ordinal (types='real' keeps a density)")
     levels = 1 if low == high else int(high - low) + 1
