@@ -70,3 +70,10 @@ def test_no_scale_is_finer_than_the_rounding():
 def test_a_constant_has_no_spread():
     assert infer(pd.Series(np.full(50, 5.0), name="a"), "real").variable.scale == 5
     assert infer(pd.Series(np.full(50, 0.123456789012345), name="a"), "real").variable.scale == 1e-14
+
+
+@pytest.mark.parametrize("family", ["copula", "trees"])
+def test_tails_of_cells_follow_their_unit(family):
+    drawn = pofx.fit(1e-13 * UNIT, family, budget="3 cpu s", seed=0, progress=False).sample(4000, rng=0).double()
+    ratio = drawn.std(0).numpy() / (1e-13 * UNIT.std(0))
+    assert ((ratio > 0.9) & (ratio < 1.1)).all(), ratio

@@ -22,6 +22,7 @@ from pofx.randomness import Rng
 
 Array = np.ndarray[Any, Any]
 MOST = 255  # codes of a feature; the next one says that it is missing
+TINY = 1e-12  # the least mean distance of a tail, in spreads
 FINEST = 1e-3  # width of the narrowest cell of a density, in spreads: repeated values must not make a spike
 
 
@@ -66,7 +67,8 @@ class Cells(nn.Module):
         elif len(x):
             edges = self._edges(x, cells)
             self.edges = torch.from_numpy(edges)
-            rates = [self._rate(edges.min() - x), self._rate(x - edges.max())] if len(edges) else [1.0, 1.0]
+            beyond = (edges.min() - x, x - edges.max()) if len(edges) else ()
+            rates = [self._rate(t, TINY * _spread(x)) for t in beyond] or [1.0, 1.0]
             self.rates = torch.tensor(rates, dtype=torch.float64)
             seen = np.bincount(self.place(torch.from_numpy(x)).numpy(), minlength=self.count)
         else:
@@ -167,11 +169,11 @@ class Cells(nn.Module):
         k = torch.round(distance / self.step - 0.5)
         return torch.log(-torch.expm1(-rate * self.step)) - rate * self.step * k
 
-    def _rate(self, beyond: Array) -> float:
+    def _rate(self, beyond: Array, least: float) -> float:
         """One over the mean distance of the rows beyond an edge."""
         beyond = beyond[beyond > 0]
-        mean = float(beyond.mean()) if len(beyond) else max(self.step, 1e-12)
-        return 1 / max(mean, self.step / 2, 1e-12)
+        mean = float(beyond.mean()) if len(beyond) else self.step
+        return 1 / max(mean, self.step / 2, least)
 
     def _edges(self, x: Array, cells: int) -> Array:
         """Edges between neighbouring cells, never at a value of the grid."""

@@ -211,7 +211,7 @@ def _numbers(value: Tensor, space: Space) -> Tensor:
         if v.support in ("category", "binary"):
             parts.append(torch.nn.functional.one_hot(flat[:, j].long(), v.levels).double())
         else:
-            parts.append((flat[:, j : j + 1].double() - v.mean) / max(v.scale, 1e-12))
+            parts.append((flat[:, j : j + 1].double() - v.mean) / v.scale)
     return torch.cat(parts, 1)
 
 

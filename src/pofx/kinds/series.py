@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.kinds._infer import spread_of
 from pofx.kinds._timed import Timed, as_timed, features_of, from_ts, from_wide, is_ts
 from pofx.kinds.base import Kind, Raw, Space, Variable, numbered
 
@@ -305,8 +306,8 @@ def _moments(x: np.ndarray, observed: np.ndarray, name: str) -> tuple[float, flo
     seen = x[observed]
     if not len(seen):
         raise ValueError(f"channel {name!r} is never observed; leave it out by channels=.")
-    spread = float(seen.std())
-    return float(seen.mean()), spread if spread > 1e-9 * max(1.0, abs(float(seen.mean()))) else 1.0
+    spread = spread_of(float(seen.std()), float(seen.min()), float(seen.max()), str(seen.dtype))
+    return float(seen.mean()), spread or 1.0
 
 
 def _few(x: np.ndarray, observed: np.ndarray, names: Sequence[Any]) -> list[str]:
