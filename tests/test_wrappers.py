@@ -306,3 +306,14 @@ def test_restore_by_latents_agrees_with_guidance_on_a_relaxed_gaussian():
     apart = (chain.diagnostics["mean"] - exact.diagnostics["mean"]) / exact.diagnostics["spread"]
     assert float(apart.abs().max()) < 0.4, apart
     assert chain.diagnostics["accept"] > 0.6 and not chain.raw.requires_grad
+
+
+def test_wrappers_tell_the_law_of_codes():
+    class Wide(Gaussian):
+        def log_code(self, z, given=None):
+            return -z.double().square().sum(1) / 8
+
+    inner = Relaxed(Wide()).build(real(2).replace(dtype="float64"))
+    z = Rng(0).normal((5, 2))
+    for model in (inner, Fixed(inner, {})):
+        assert torch.equal(model.log_code(z), -z.double().square().sum(1) / 8)

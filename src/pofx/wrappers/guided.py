@@ -57,6 +57,9 @@ class Fixed(Wrapped):
     def _decode(self, z: Tensor, given: Given) -> Predictive:
         return self.inner.decode(z, self._with(given, len(z)))
 
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        return self.inner.log_code(z, self._with(given or {}, len(z)))
+
     def _score(self, u: Tensor, given: Given) -> Tensor:
         return self.inner.score(u, self._with(given, len(u)))
 

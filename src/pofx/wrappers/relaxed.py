@@ -121,6 +121,9 @@ class Relaxed(Wrapped):
         inner = self.inner.decode(z, given or None)
         return Predictive(Charted(self._chart, inner.likelihood, self.name), inner.params)
 
+    def log_code(self, z: Tensor, given: Given | None = None) -> Tensor:
+        return self.inner.log_code(z, given)
+
     def _score(self, u: Tensor, given: Given) -> Tensor:
         return self.inner.score(u, given)
 
