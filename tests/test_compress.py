@@ -15,7 +15,7 @@ from pofx.kinds.base import Space, Variable, category
 from pofx.kinds.likelihood import Likelihood
 from pofx.model import Card, Cursor, Model, Predictive, Unsupported, Value
 from pofx.tasks.coding import BASE, Digits
-from pofx.tasks.container import HEAD
+from pofx.tasks.container import HEAD, opened
 
 COLUMNS = (
     Variable("three", "category", 3),
@@ -202,3 +202,72 @@ def test_the_coder_needs_no_more_than_the_entropy():
     assert np.array_equal(source.take_raw(2, np.float64), [0.1, -1e300])
     assert source.exhausted
     assert abs(out.bits - out.ideal) < 64
+
+
+def people(rows=40):
+    return pd.DataFrame({
+        "age": np.arange(rows) % 23 + 17, "pay": np.round(np.linspace(1.5, 99.5, rows), 1),
+        "job": ["a", "b"] * (rows // 2),
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A model of age and pay, given the job."""
+    return pofx.fit(pofx.open_data(people(80), given="job"), "autoregressive", budget="5 steps", progress=False)
+
+
+@pytest.mark.parametrize("form", ["frame", "dicts", "columns"])
+def test_a_column_that_would_not_come_back_is_refused(told, form):
+    frame = people().assign(extra=1.0, more="x")
+    rows = {"frame": frame, "dicts": frame.to_dict("records"), "columns": frame.to_dict("list")}[form]
+    with pytest.raises(ValueError, match="columns extra, more, which would not come back; drop them"):
+        pofx.compress(told, rows, given={"job": frame["job"]})
+
+
+def test_a_given_among_the_columns_must_be_told(told):
+    frame = people()
+    with pytest.raises(ValueError, match=r"job would not come back.*given=\{'job': \.\.\.\}"):
+        pofx.compress(told, frame)
+    answer = pofx.compress(told, frame, given={"job": frame["job"]})
+    assert answer.diagnostics["not in the file"] == ["job"]
+    with pytest.raises(ValueError, match="'job' of row 1 is 'b', but another value is told"):
+        pofx.compress(told, frame, given={"job": "a"})
+    back = pofx.decompress(told, answer.value, {"job": frame["job"]})
+    pd.testing.assert_frame_equal(back, frame[["age", "pay"]])
+    assert "not in the file" not in pofx.compress(told, frame[["age", "pay"]]).diagnostics
+
+
+def test_columns_in_another_order_come_back_in_the_models(told):
+    back = pofx.decompress(told, pofx.compress(told, people()[["pay", "age"]]).value)
+    pd.testing.assert_frame_equal(back, people()[["age", "pay"]])
+
+
+def test_the_file_says_what_it_was_given(told, tmp_path):
+    frame = people()
+    content = pofx.compress(told, frame, given={"job": frame["job"]}).value
+    assert opened(content, told).head.given == ("job",)
+    with pytest.raises(ValueError, match=r"written given job; pass given=.*--given job=\.\.\."):
+        pofx.decompress(told, content)
+    alone = pofx.compress(told, frame[["age", "pay"]]).value
+    assert opened(alone, told).head.given == () and HEAD.unpack(alone[: HEAD.size])[2] == 0
+    with pytest.raises(ValueError, match="written given nothing; leave job out"):
+        pofx.decompress(told, alone, {"job": "a"})
+    gaps = frame.assign(pay=frame["pay"].where(frame["age"] != 20))
+    told_gaps = pofx.compress(told, gaps, given={"job": gaps["job"]}).value
+    pd.testing.assert_frame_equal(pofx.decompress(told, told_gaps, {"job": gaps["job"]}), gaps[["age", "pay"]])
+    with pytest.raises(FileNotFoundError, match="there is no file .*none.pofx; expected one that compress wrote"):
+        pofx.decompress(told, tmp_path / "none.pofx")
+
+
+def test_a_series_comes_back_as_its_windows():
+    frame = pd.DataFrame({"y": np.arange(60) % 7 / 10}, index=pd.date_range("2020", periods=60))
+    data = pofx.open_data(frame, options={"length": 6, "resolution": 0.1})
+    model = pofx.fit(data, "autoregressive", budget="3 steps", progress=False)
+    back = pofx.decompress(model, pofx.compress(model, frame.iloc[:12]).value)
+    assert [len(part) for part in back] == [6, 6]
+    np.testing.assert_array_equal(pd.concat(back)["y"], frame["y"].iloc[:12])
+    (back,) = pofx.decompress(model, pofx.compress(model, frame.iloc[:4]).value)
+    np.testing.assert_array_equal(back["y"], [np.nan, np.nan, *frame["y"].iloc[:4]])
+    with pytest.raises(ValueError, match="columns z, which would not come back"):
+        pofx.compress(model, frame.assign(z=1.0))

@@ -1,9 +1,10 @@
 """Container: the file that `compress` writes and `decompress` reads, and what it knows its model by.
 
-    head, gap counts, words, CRC-32 of all before it                       little-endian
+    head, names of givens, gap counts, words, CRC-32 of all before it      little-endian
     head: "POFX", version u8, flags u8, program u8, threads u8, dtype u8, growth u8, chunk u16, rows u32,
           model u64, probe u64, rows' hash u64, initial words u32
     flags 1: there are gaps, and gap counts are u32 an entry. words: u32, of a range coder or of a stack
+    flags 2: the rows were told given something; a length u16 and a JSON list of the names, not their values
 
 The first 8 bytes of SHA-256 are a hash here. The hash of a model is of its class and those of its parts, its
 hyper-parameters, its Space and every weight: two models that share all of these compute the same law.
@@ -28,8 +29,8 @@ from torch import Tensor
 from pofx.files import hyper_parameters
 from pofx.model import Model
 
-MAGIC, VERSION, GAPS = b"POFX", 2, 1
-HEAD = struct.Struct("<4sBBBBBBHIQQQI")
+MAGIC, VERSION, GAPS, GIVEN = b"POFX", 3, 1, 2
+HEAD, LENGTH = struct.Struct("<4sBBBBBBHIQQQI"), struct.Struct("<H")
 DTYPES = ("none", "float32", "float64", "bfloat16", "float16")
 Words = NDArray[np.uint32]
 
@@ -45,6 +46,7 @@ class Head:
         model, probe, content: hashes.
         growth: of the chunks of a stack, in 1/16 of the rows before.
         initial: words on the stack before the first row.
+        given: names of what the rows were told given, sorted; the reader must be told the same.
     """
 
     program: int
@@ -57,6 +59,7 @@ class Head:
     probe: int
     content: int
     initial: int = 0
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,13 @@ class Opened:
 def closed(file: Opened) -> bytes:
     """The bytes of a file."""
     h, gaps = file.head, bool(file.gaps.any())
+    flags = (GAPS if gaps else 0) | (GIVEN if h.given else 0)
     start = HEAD.pack(
-        MAGIC, VERSION, GAPS if gaps else 0, h.program, h.threads, DTYPES.index(h.dtype), h.growth, h.chunk, h.rows,
+        MAGIC, VERSION, flags, h.program, h.threads, DTYPES.index(h.dtype), h.growth, h.chunk, h.rows,
         h.model, h.probe, h.content, h.initial,
     )  # fmt: skip
+    names = json.dumps(h.given, separators=(",", ":")).encode() if h.given else b""
+    start += LENGTH.pack(len(names)) + names if names else b""
     body = start + (file.gaps.astype("<u4").tobytes() if gaps else b"") + file.words.astype("<u4").tobytes()
     return body + struct.pack("<I", zlib.crc32(body))
 
@@ -90,17 +96,28 @@ def opened(content: bytes, model: Model) -> Opened:
     if struct.unpack("<I", content[-4:])[0] != zlib.crc32(content[:-4]):
         raise ValueError("decompress: the file is damaged (its checksum is wrong); use an intact copy.")
     if content[4] != VERSION:
-        raise ValueError(f"decompress: the file has format {content[4]}, this pofx reads {VERSION}.")
-    _, _, flags, program, threads, dtype, growth, chunk, rows, *rest = HEAD.unpack(content[: HEAD.size])
-    if dtype >= len(DTYPES) or 0 in (chunk, rows, threads) or flags > GAPS:
+        raise ValueError(
+            f"decompress: the file has format {content[4]}, this pofx reads {VERSION}; write it again from the rows."
+        )
+    _, _, flags, program, threads, dtype, growth, chunk, rows, *hashes = HEAD.unpack(content[: HEAD.size])
+    if dtype >= len(DTYPES) or 0 in (chunk, rows, threads) or flags > GAPS | GIVEN:
         raise ValueError("decompress: the file's head makes no sense; use an intact copy.")
-    head = Head(program, threads, DTYPES[dtype], growth, chunk, rows, *rest)
+    names, start = _names(content) if flags & GIVEN else ((), HEAD.size)
+    which, probe, every, initial = hashes
+    head = Head(program, threads, DTYPES[dtype], growth, chunk, rows, which, probe, every, initial, names)
     if head.model != model_hash(model) or head.dtype != dtype_of(model):
         raise ValueError(f"decompress: the file was written with another model than this {model.name}.")
-    end = HEAD.size + (4 * model.space.size if flags & GAPS else 0)
-    counts = np.frombuffer(content[HEAD.size : end], "<u4").astype(np.uint32)
+    end = start + (4 * model.space.size if flags & GAPS else 0)
+    counts = np.frombuffer(content[start:end], "<u4").astype(np.uint32)
     gaps = counts if flags & GAPS else np.zeros(model.space.size, np.uint32)
     return Opened(head, gaps, np.frombuffer(content[end:-4], "<u4").astype(np.uint32))
+
+
+def _names(content: bytes) -> tuple[tuple[str, ...], int]:
+    """The names of the givens, and where they end."""
+    start = HEAD.size + LENGTH.size
+    end = start + LENGTH.unpack(content[HEAD.size : start])[0]
+    return tuple(json.loads(content[start:end])), end
 
 
 def model_hash(model: Model) -> int:
