@@ -1,6 +1,7 @@
 """The command line: every verb, JSON alone on standard output, mistakes in one line."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from importlib.metadata import version
 import pandas as pd
 import pytest
 
+import pofx
 from pofx import cli
 
 
@@ -231,3 +233,162 @@ def test_classify_rows_of_a_class(tmp_path, capsys):
     assert code == 0, err
     assert set(json.loads(out)["classes"]) == {"0", "1"}
     assert list(pd.read_csv(tmp_path / "c.csv").columns) == ["class", "sure", "belongs"]
+
+
+def last_line(err):
+    return err.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def given(table):
+    """A model of a and b, given c."""
+    data = pofx.open_data(str(table / "rows.csv"), given="c")
+    pofx.fit(data, "autoregressive", budget="3 steps", folder=table / "told", progress=False, threads=1)
+    return table / "told"
+
+
+def test_a_file_that_was_told_a_column_is_read_with_it(table, given, tmp_path, capsys):
+    rows, file, back = table / "rows.csv", tmp_path / "new/rows.pofx", tmp_path / "new/back.csv"
+    code, _, err = run(capsys, "compress", given, rows, "-o", file)
+    assert code == 2 and "c would not come back" in err
+    code, out, err = run(capsys, "compress", given, rows, "--given", "c", "-o", file, "--json")
+    assert code == 0, err
+    assert json.loads(out)["not in the file"] == ["c"]
+    code, _, err = run(capsys, "decompress", given, file, "-o", back)
+    assert code == 2 and "written given c" in err and "--given c=..." in err and "--rows FILE" in err
+    code, _, err = run(capsys, "decompress", given, file, "-o", back, "--given", "c")
+    assert code == 2 and "--given c: expected c=value, or --rows FILE" in err
+    for words in (["--rows", rows], ["--rows", rows, "--given", "c"]):
+        code, _, err = run(capsys, "decompress", given, file, "-o", back, *words)
+        assert code == 0, err
+        pd.testing.assert_frame_equal(pd.read_csv(back), pd.read_csv(rows)[["a", "b"]])
+        back.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "rows.csv", "--set", "bogus=1", "--out", "left"], "--set needs a family"),
+        (["forecast", "run", "rows.csv", "--quantiles", "0.1,foo"], "--quantiles: got 'foo'; expected numbers"),
+        (["augment", "run", "rows.csv", "--by", "c", "--rows", "abc"], "--rows: got 'abc'; expected a number of rows"),
+        (["plan", "run", "a,b"], "STATE: got 'a'; expected numbers with commas between"),
+        (["plan", "run", "1,nan"], "STATE: got 'nan'"),
+        (["decompress", "run", "nothere.pofx", "-o", "b.csv"], "there is no file nothere.pofx"),
+        (["anomaly", "run", "rows.csv", "--level", "5"], "--level: got 5; expected a share from 0 to 1"),
+        (["anomaly", "run", "rows.csv", "--fdr", "-1"], "--fdr: got -1"),
+        (["fit", "rows.csv", "gaussian", "--kind", "serie", "--out", "left"], "kind 'serie' is unknown"),
+        (["fit", "rows.csv", "gaussian", "--option", "lenth=4", "--out", "left"], "the kind 'table' takes"),
+        (["fit", "rows.csv", "gaussian", "--option", "length", "--out", "left"], "expected name=value"),
+        (
+            ["fit", "rows.csv", "gaussian", "--kind", "series", "--option", "length=x", "--out", "left"],
+            "--option length=x",
+        ),
+        (["ask", "interpolate", "run", "rows.csv"], "ask it from Python: pofx.interpolate(model, ...)"),
+        (["ask", "restore", "run", "rows.csv"], "ask it from Python: pofx.restore(model, ...)"),
+        (["ask", "depend", "run", "rows.csv"], "ask it from Python: pofx.depend(model, ...)"),
+        (["ask", "forecast", "run", "rows.csv"], "use `pofx forecast`"),
+    ],
+)
+def test_a_mistake_names_its_option(words, says, table, capsys, monkeypatch):
+    monkeypatch.chdir(table)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert says in last_line(err) and "Traceback" not in err
+    assert not (table / "left").exists() and not (table / "runs").exists()
+
+
+def test_a_file_that_is_not_there_is_named(table, capsys, monkeypatch):
+    def read(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory", "gone.csv")
+
+    monkeypatch.setattr(cli.io, "rows", read)
+    code, _, err = run(capsys, "density", table / "run", "rows.csv")
+    assert code == 2 and last_line(err) == "pofx: gone.csv: No such file or directory."
+
+
+def test_ask_passes_only_what_a_question_takes(table, given, capsys):
+    code, out, err = run(capsys, "ask", "embed", table / "run", table / "rows.csv", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["value"]) == 200
+    rows = pd.read_csv(table / "rows.csv")[["a", "b"]]
+    rows.to_csv(table / "ab.csv", index=False)
+    code, out, err = run(capsys, "ask", "compress", given, table / "ab.csv", "--json")
+    assert code == 0, err
+    pd.testing.assert_frame_equal(pofx.decompress(pofx.load(given), bytes.fromhex(json.loads(out)["value"])), rows)
+    code, out, err = run(capsys, "ask", "density", table / "run", table / "rows.csv", "--route", "none", "--json")
+    assert code == 2 and "no route is called 'none'" in err
+
+
+def test_flags_are_written_row_by_row(table, tmp_path, capsys):
+    rows = pd.read_csv(table / "rows.csv")
+    rows.loc[5, "b"] = 900.0
+    rows.head(20).to_csv(tmp_path / "odd.csv", index=False)
+    asked = ["anomaly", table / "run", tmp_path / "odd.csv", "--calibration", table / "rows.csv"]
+    for words in (["--fdr", 0.1], []):
+        code, out, err = run(capsys, *asked, *words, "-o", tmp_path / "new/an.csv", "--json")
+        assert code == 0, err
+        found, frame = json.loads(out), pd.read_csv(tmp_path / "new/an.csv")
+        assert list(frame.columns) == ["score", "p", "flagged"]
+        assert found["flagged_rows"] == list(frame.index[frame["flagged"]])
+        assert 5 in found["flagged_rows"] and len(found["flagged_rows"]) == found["flagged"]
+        assert "warning" not in found or "no row can be flagged" not in found["warning"]
+    assert run(capsys, *asked[:3], "-o", tmp_path / "an.csv")[0] == 0
+    assert list(pd.read_csv(tmp_path / "an.csv").columns) == ["score"]
+
+
+def test_too_few_calibration_rows_are_said(table, tmp_path, capsys):
+    pd.read_csv(table / "rows.csv").head(7).to_csv(tmp_path / "few.csv", index=False)
+    asked = ["anomaly", table / "run", table / "rows.csv", "--calibration", tmp_path / "few.csv"]
+    says = "no row can be flagged: 7 calibration rows give no p below 0.12; give at least"
+    for words, rows in ((["--fdr", 0.1], 9), (["--level", 0.01], 99), (["--fdr", 0.1, "--json"], 9)):
+        code, out, _ = run(capsys, *asked, *words)
+        assert code == 0 and f"{says} {rows}" in out
+    assert says not in run(capsys, *asked, "--level", 0.5)[1]
+
+
+def test_json_holds_no_number_that_json_does_not_know(capsys):
+    import numpy as np
+
+    words = {"a": float("nan"), "b": [1.5, -math.inf, (math.nan,)], "c": {"d": np.float32("inf"), "e": np.int64(3)}}
+    cli.io.tell(True, words, "")
+    out = capsys.readouterr().out
+    strict = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert strict == {"a": None, "b": [1.5, None, [None]], "c": {"d": None, "e": 3}}
+
+
+@pytest.mark.parametrize("file", [None, "draws.csv"])
+def test_temperature_and_truncation_are_handed_on_where_they_say_something(table, tmp_path, capsys, monkeypatch, file):
+    seen = []
+    if file:
+        monkeypatch.setattr("pofx.tasks.stream.CHUNK", 1)
+        monkeypatch.setattr("pofx.tasks.stream.sample_to", lambda *_, **words: seen.append(words))
+    else:
+        monkeypatch.setattr("pofx.tasks.sample.sample", lambda *_, **words: seen.append(words))
+        monkeypatch.setattr(cli.io, "deliver", lambda *_: None)
+    out = ["-o", tmp_path / file] if file else []
+    for words in ([], ["--temperature", 0.5], ["--truncation", 0.9, "--temperature", 1]):
+        assert run(capsys, "sample", table / "run", "-n", 3, *words, *out)[0] == 0
+    assert seen == [{"rng": 0}, {"rng": 0, "temperature": 0.5}, {"rng": 0, "truncation": 0.9}]
+
+
+def test_a_csv_is_read_as_a_series_where_it_is_said(tmp_path, capsys):
+    times = pd.date_range("2020", periods=90, freq="h")
+    pd.DataFrame({"time": times, "load": [k % 24 / 10 for k in range(90)]}).to_csv(tmp_path / "load.csv", index=False)
+    words = ["--kind", "series", "--option", "length=6", "--option", "stride=2"]
+    code, _, err = run(capsys, "fit", tmp_path / "load.csv", "gaussian", *words, "--out", tmp_path / "run", "--json")
+    assert code == 0, err
+    assert pofx.load(tmp_path / "run").space.shape == (6, 1)
+    code, out, err = run(capsys, "forecast", tmp_path / "run", tmp_path / "load.csv", "--ahead", 2, "--json")
+    assert code == 0, err
+    assert json.loads(out)["value"]["time"] == ["2020-01-04 18:00:00", "2020-01-04 19:00:00"]
+    seen = {}
+
+    def compare(source, *_, **__):
+        seen["shape"] = source.space.shape
+        raise ValueError("enough")
+
+    from unittest import mock
+
+    with mock.patch("pofx.tasks.compare.compare", compare):
+        assert "enough" in run(capsys, "compare", tmp_path / "load.csv", *words, "--out", tmp_path / "c")[2]
+    assert seen["shape"] == (6, 1)

@@ -1,6 +1,7 @@
 """Files that the commands write: each kind its own, and an ending that does not fit is refused before any drawing."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -163,7 +164,7 @@ def test_music_and_sounds_go_on(runs, tmp_path):
     assert len(whole[0]) == 64
     with pytest.raises(ValueError, match="leave ahead out"):
         pofx.forecast(music, roll, 4)
-    with pytest.raises(ValueError, match="series, text, audio, music and video"):
+    with pytest.raises(ValueError, match=r"fitted to a table; fit it as a series \(kind='series'\) to forecast"):
         pofx.forecast(pofx.load(runs / "table"), sources()["table"][0])
 
 
@@ -185,3 +186,73 @@ def test_translate_by_a_bridge_by_noise_and_as_learnt(runs, tmp_path):
     assert "expected --source, --strength" in str(done.exception)
     done = asked("translate", runs / "image", tmp_path / "rows.npy", "--strength", 0.5, "--out", tmp_path / "x.mid")
     assert ".png, .jpg" in str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def rows(runs):
+    """The rows of the table's model as a file, and some with a gap."""
+    frame = sources()["table"][0]
+    frame.to_csv(runs / "rows.csv", index=False)
+    frame.mask(frame.index.to_series() == 3).to_csv(runs / "gaps.csv", index=False)
+    return runs / "rows.csv"
+
+
+def never(monkeypatch):
+    """No question is answered from now on."""
+    for task in ("density", "anomaly", "classify", "impute", "augment", "compress", "forecast", "stylise"):
+        monkeypatch.setattr(f"pofx.tasks.{task}.{task}", lambda *_, **__: pytest.fail("the work was done"))
+    monkeypatch.setattr("pofx.tasks.compress.decompress", lambda *_, **__: pytest.fail("the work was done"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "says"),
+    [
+        (["density", "table", "rows.csv", "-o"], "d.xyz", "--out .*d.xyz: expected a name that ends in .csv"),
+        (["anomaly", "table", "rows.csv", "-o"], "d.png", "expected a name that ends in .csv"),
+        (["anomaly", "table", "rows.csv", "--picture"], "an.bmp", "--picture .*an.bmp: expected .* .png, .svg"),
+        (["classify", "table", "rows.csv", "-o"], "c", "expected a name that ends in .csv"),
+        (["impute", "table", "rows.csv", "-o"], "i.xyz", "--out .*i.xyz: rows of the kind 'table' are written"),
+        (["impute", "table", "rows.csv", "--mean"], "i.xyz", "--mean .*i.xyz: rows of the kind 'table' are written"),
+        (["impute", "table", "rows.csv", "--picture"], "i.gif", "--picture .*i.gif: expected"),
+        (["augment", "table", "rows.csv", "-o"], "a.xyz", "rows of the kind 'table' are written"),
+        (["augment", "image", "rows.csv", "--by", "label", "-o"], "a.csv", "expected a name that ends in .npz"),
+        (["decompress", "table", "rows.csv", "-o"], "b.xyz", "rows of the kind 'table' are written"),
+        (["forecast", "series", "rows.csv", "-o"], "fc.png", "expected a name that ends in .csv, .parquet, .npy"),
+        (["stylise", "rows.csv", "rows.csv", "-o"], "st.xyz", "expected a name that ends in .png, .jpg"),
+        (["compress", "table", "rows.csv", "-o"], "rows.csv/c.pofx", "rows.csv is no folder that can be written to"),
+        (["density", "table", "rows.csv", "-o"], "folder.csv", "folder.csv: this is a folder; expected the name of a"),
+        (["sample", "table", "-o"], "rows.csv/new/s.csv", "rows.csv is no folder that can be written to"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_refused_before_the_work(runs, rows, tmp_path, monkeypatch, words, name, says):
+    never(monkeypatch)
+    place = runs if name.startswith("rows.csv/") else tmp_path
+    (tmp_path / "folder.csv").mkdir()
+    done = asked(*[runs / w if (runs / w).exists() else w for w in words], place / name)
+    assert isinstance(done.exception, ValueError), (done.output, done.exception)
+    assert re.search(says, str(done.exception)), done.exception
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.csv"]
+
+
+def test_folders_are_made_where_there_are_none(runs, rows, tmp_path):
+    table = runs / "table"
+    for words, files in (
+        (["density", table, rows, "-o", "d/x.csv"], ["d/x.csv"]),
+        (["anomaly", table, rows, "-o", "a/x.csv", "--picture", "b/x.svg"], ["a/x.csv", "b/x.svg"]),
+        (["impute", table, runs / "gaps.csv", "--picture", "c/x.png", "--mean", "e/x.csv"], ["c/x.png", "e/x.csv"]),
+        (["augment", table, rows, "-o", "f/x.csv"], ["f/x.csv"]),
+        (["forecast", runs / "text", "a te", "--ahead", 2, "-o", "g/x.txt"], ["g/x.txt"]),
+    ):
+        done = asked(*[tmp_path / w if isinstance(w, str) and "/x" in w else w for w in words])
+        assert done.exit_code == 0, (words, done.output, done.exception)
+        assert all((tmp_path / f).stat().st_size > 4 for f in files)
+
+
+def test_a_picture_is_stylised_into_a_new_folder(tmp_path):
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    done = asked("stylise", tmp_path / "p.png", tmp_path / "p.png", "--steps", 1, "-o", tmp_path / "new/x.jpg")
+    assert done.exit_code == 0, done.exception
+    assert Image.open(tmp_path / "new/x.jpg").size == (16, 16)

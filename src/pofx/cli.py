@@ -18,7 +18,7 @@ from pofx import __version__
 from pofx import cli_io as io
 from pofx.cli_act import actions
 from pofx.cli_ask import questions
-from pofx.cli_options import Budget, Given, Json, Out, Own, Seed
+from pofx.cli_options import Budget, Given, Json, Kind, Out, Own, Reading, Seed
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(questions)
@@ -61,6 +61,8 @@ def _foreseen(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:  # which by itself begins with a number
+        return f"{error.filename}: {error.strerror}."
     return error.format_message() if hasattr(error, "format_message") else " ".join(str(error).split())
 
 
@@ -71,6 +73,8 @@ def fit(
         str | None, typer.Argument(help="A family, or path.py:Class; none: the best by validation.")
     ] = None,
     out: Out = None,
+    kind: Kind = None,
+    reading: Reading = None,
     given: Given = None,
     budget: Budget = "60s",
     seed: Seed = 0,
@@ -79,17 +83,22 @@ def fit(
     option: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as name=value.")] = None,
     json_: Json = False,
 ) -> None:
-    """Learn p(x) from data."""
+    """Learn p(x) from data.
+
+    A CSV is a table, unless said: pofx fit load.csv gaussian --kind series --option length=48
+    """
     import pofx
 
-    source = io.opened(data, given, seed)
+    if option and family is None:
+        raise ValueError("--set needs a family (pofx fit DATA FAMILY --set name=value); without one several are tried.")
+    source = io.opened(data, given, seed, kind=kind, reading=reading)
     if not json_:
         io.notes(source)
     folder = out or io.free(Path("runs") / f"{source.name}-{family or 'picked'}".replace("/", "_").replace(":", "_"))
     count = int(threads) if threads.isdigit() else threads
     model = pofx.fit(
         source, family, budget=budget, seed=seed, folder=folder, resume=resume, threads=count,
-        progress=not json_, hyper_parameters=io.pairs(option) if family else None,
+        progress=not json_, hyper_parameters=io.pairs(option) or None,
     )  # fmt: skip
     last = model.history[-1] if model.history else {}
     words = {"folder": str(folder), "family": model.name, "loss": last.get("loss"), "valid": last.get("valid")}
@@ -104,6 +113,8 @@ def compare(
     add: Own = None,
     out: Out = None,
     budget: Budget = "60 cpu s",
+    kind: Kind = None,
+    reading: Reading = None,
     given: Given = None,
     jobs: Annotated[int | None, typer.Option(help="Processes at once; default the number of processors.")] = None,
     samples: Annotated[int, typer.Option(help="Draws of each family that are judged.")] = 500,
@@ -113,13 +124,16 @@ def compare(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Which family for which question? A leaderboard and a report."""
+    """Which family for which question? A leaderboard and a report.
+
+    A CSV is a table, unless said: pofx compare load.csv --kind series --option length=48
+    """
     from pofx.reporting.leaderboard import Watch, table
     from pofx.reporting.page import write_report
     from pofx.tasks.compare import LEADERBOARD, held_out
     from pofx.tasks.compare import compare as run
 
-    source = io.opened(data, given, seed, test=held_out(data))
+    source = io.opened(data, given, seed, held_out(data), kind, reading)
     folder = out or Path("runs") / source.name
     with Watch(enabled=not json_) as watch:
         found = run(

@@ -1,14 +1,14 @@
-"""The questions on the command line, second part: what to do, and in whose manner."""
+"""The questions on the command line, second part: what to do, to make small, to add, and in whose manner."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pofx import cli_io as io
-from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed
+from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed, number, numbers
 
 actions = typer.Typer()
 
@@ -32,13 +32,125 @@ def plan(
     """What should be done, if the model knows what comes of it?"""
     from pofx.tasks.plan import plan as ask
 
+    begin, wanted = numbers("STATE", state, "0,1.5"), None if reward is None else _function(reward)
     answer = ask(
-        io.load(run, add), [float(s) for s in state.split(",")], None if reward is None else io.function(reward),
-        horizon, target=target, changes=changes, penalty=penalty, rng=seed, route=route,
+        io.load(run, add), begin, wanted, horizon, target=target, changes=changes, penalty=penalty, rng=seed,
+        route=route,
     )  # fmt: skip
     facts = {k: v for k, v in answer.diagnostics.items() if isinstance(v, float)}
     words = {"actions": io.plain(answer.value), "quality": answer.quality.value, "route": answer.route, **facts}
     io.tell(json_, words, f"{answer.explain()}\n\n{answer.value}")
+
+
+def _function(which: str) -> Any:
+    """A function of the user's own, `path.py:name`."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path, _, name = which.rpartition(":")
+    spec = spec_from_file_location(Path(path).stem, path) if Path(path).suffix == ".py" else None
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ValueError(f"got {which!r}; expected file.py:function, of a file that is there.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"{path} holds no function named {name}.")  # noqa: TRY004 (a name)
+    return getattr(module, name)
+
+
+@actions.command()
+def compress(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="Rows to make small.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    given: Given = None,
+    add: Own = None,
+    json_: Json = False,
+) -> None:
+    """Make rows small, without loss, by the model's own probabilities."""
+    from pofx.tasks.compress import compress as ask
+
+    io.ready(out)
+    model = io.load(run, add)
+    facts = ask(model, io.rows(model, data), out, io.values(given, data)).diagnostics
+    text = f"{facts['rows']} rows in {facts['bytes']} bytes ({facts['bits per dimension']:.3f} bits an entry): {out}"
+    if "not in the file" in facts:
+        text += f"\nnot in the file: {', '.join(facts['not in the file'])}, to be told when it is read"
+    io.tell(json_, {"file": str(out), **facts}, text)
+
+
+@actions.command()
+def decompress(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="What compress wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the rows.")],
+    given: Annotated[
+        list[str] | None, typer.Option(help="What it was written given: name=value, or a column of --rows.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="A CSV with the columns that the file was written given, in the same order.")
+    ] = None,
+    add: Own = None,
+    json_: Json = False,
+) -> None:
+    """The rows of a compressed file, each as it was; a table's columns in the order of the model's."""
+    from pofx.tasks.compress import decompress as ask
+    from pofx.tasks.compress import written_given
+
+    bare = [name for name in given or () if "=" not in name]
+    if bare and rows is None:
+        raise ValueError(f"--given {bare[0]}: expected {bare[0]}=value, or --rows FILE with that column.")
+    model = io.load(run, add)
+    io.fits(out, model.space)
+    told = given if given or rows is None else list(written_given(model, file))
+    back = ask(model, file, io.values(told, rows))
+    io.write(back, out, model.space)
+    io.tell(json_, {"file": str(out), "rows": len(back)}, f"{len(back)} rows: {out}")
+
+
+@actions.command()
+def augment(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="The rows that the model was fitted to, with their class.")],
+    by: Annotated[str | None, typer.Option(help="The class: a given of the model, or a column.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Of each class: a number (500), a share (2.0); default as many as the largest.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows that nothing has seen, with their class: does it help a predictor?")
+    ] = None,
+    predictor: Annotated[str, typer.Option(help="linear, neighbours or trees, with --test.")] = "linear",
+    out: Out = None,
+    seed: Seed = 0,
+    add: Own = None,
+    route: Route = None,
+    json_: Json = False,
+) -> None:
+    """More rows of the classes that have few; with --test, whether that helps."""
+    from pofx.tasks.augment import augment as ask
+    from pofx.tasks.augment import gain
+
+    wanted = None if rows is None else number("--rows", rows, "a number of rows (500), or a share (2.0)")
+    if test is not None and by is None:
+        raise ValueError("--test needs --by, the class to predict.")
+    model = io.load(run, add)
+    if by is None or model.space.kind == "table":
+        io.fits(out, model.space)
+    else:
+        io.ready(out, (".npz",))  # x, y and drawn
+    known = io.classed(model, data, by)
+    answer = ask(model, known, by, wanted, rng=seed, route=route)
+    facts = answer.diagnostics
+    words = {k: facts[k] for k in ("real rows", "drawn rows", "before", "after") if k in facts}
+    text = ", ".join(f"{k}: {v}" for k, v in words.items())
+    if out is not None:
+        io.enlarged(answer, out, model)
+        text += f"\nwrote {out}"
+    if test is not None and by is not None:
+        found = gain(model, known, io.classed(model, test, by), by, wanted, predictor=predictor, rng=seed, route=route)
+        words |= {k: found.diagnostics[k] for k in ("verdict", "scores")}
+        words["gain"] = [found.value.value, found.value.low, found.value.high]
+        text += f"\n{found.diagnostics['verdict']}"
+    io.tell(json_, {str(k): v for k, v in words.items()}, text)
 
 
 @actions.command()
@@ -64,12 +176,13 @@ def stylise(
     from pofx.tasks.stylise import stylise as ask
     from pofx.training.folder import load
 
+    io.ready(out, io.PICTURES)
     network = None if model is None else load(model, [AdaIN])
     answer = ask(
         content, style, weight=weight, statistic=statistic, features=features, size=size, steps=steps,
         keep_colours=keep_colours, model=network, alpha=alpha, rng=seed,
     )  # fmt: skip
-    Image.fromarray(answer.value).save(out)
+    Image.fromarray(answer.value).save(io.place(out))
     gain = answer.diagnostics["gain"]
     words = {"file": str(out), **answer.diagnostics}
     io.tell(json_, words, f"wrote {out}; the distance to the style fell {gain:.0f} times")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pofx import cli_io as io
-from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed
+from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed, numbers, share
 
 questions = typer.Typer()
 
@@ -19,6 +21,8 @@ def sample(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
     out: Out = None,
     given: Given = None,
+    temperature: Annotated[float, typer.Option(help="Below 1: likelier, less various x.")] = 1.0,
+    truncation: Annotated[float, typer.Option(help="Only the likeliest share of values, e.g. 0.9.")] = 1.0,
     seed: Seed = 0,
     add: Own = None,
     json_: Json = False,
@@ -29,11 +33,13 @@ def sample(
 
     model = io.load(run, add)
     io.fits(out, model.space)
+    asked = {"temperature": temperature, "truncation": truncation}
+    tempered: dict[str, Any] = {name: value for name, value in asked.items() if value != 1}
     if out is not None and n > CHUNK and out.suffix.lower() in WRITERS:
-        sample_to(model, n, out, io.values(given), rng=seed)
+        sample_to(model, n, out, io.values(given), rng=seed, **tempered)
         io.tell(json_, {"rows": n, "file": str(out)}, f"wrote {n} draws to {out}")
         return
-    answer = ask(model, n, io.values(given), rng=seed)
+    answer = ask(model, n, io.values(given), rng=seed, **tempered)
     io.deliver(model, answer, out, json_)
 
 
@@ -53,13 +59,14 @@ def density(
     from pofx.tasks.density import bits_per_dim
     from pofx.tasks.density import density as ask
 
+    io.ready(out, io.TABLE)
     model = io.load(run, add)
     rows = io.rows(model, data)
     answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
     words = io.words(answer, answer.value)
     if model.space.mass:
         words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
-    io.column(out, "log_p", answer.value)
+    io.columns(out, {"log_p": answer.value})
     text = f"mean {words['mean']:.4f} {answer.unit} ({answer.quality.value}) over {words['rows']} rows"
     io.tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
 
@@ -88,24 +95,38 @@ def anomaly(
     """What does not belong? Scores, and conformal p-values, flags and reasons where calibrated."""
     from pofx.tasks.anomaly import anomaly as ask
 
+    io.ready(out, io.TABLE)
+    io.ready(picture, io.FIGURES, "--picture")
+    share("--level", level)
+    share("--fdr", fdr)
     model = io.load(run, add)
     known = None if calibration is None else io.rows(model, calibration)
     behind = None if background is None else io.load(background, add)
     answer = ask(model, io.rows(model, data), known, background=behind, fdr=fdr, rng=seed, route=route)
     words, facts = io.words(answer, answer.value), answer.diagnostics
     p, chosen = facts.get("p"), facts.get("flagged")
+    flags = p <= level if p is not None and chosen is None else chosen
     words["strangest"] = answer.strangest[:10]
-    if p is not None:
-        words |= {"p": [float(v) for v in p], "flagged": int(((p <= level) if chosen is None else chosen).sum())}
-    words |= {"warning": facts["warning"]} if "warning" in facts else {}
-    io.column(out, "score", answer.value, p)
+    if p is not None and flags is not None:
+        words |= {"p": p.tolist(), "flagged": int(flags.sum()), "flagged_rows": flags.nonzero()[0].tolist()}
+    few = _too_few(facts, level if fdr is None else fdr)
+    warning = "; ".join([*([str(facts["warning"])] if "warning" in facts else []), *few])
+    words |= {"warning": warning} if warning else {}
+    io.columns(out, {"score": answer.value, "p": p, "flagged": flags})
     if picture is not None:
-        answer.figure().savefig(picture, dpi=120)
-    if chosen is not None:
-        io.tell(json_, words, answer.explain())
-        return
+        answer.figure().savefig(io.place(picture), dpi=120)
     flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
-    io.tell(json_, words, f"strangest rows: {words['strangest']}{flagged}")
+    text = f"strangest rows: {words['strangest']}{flagged}" if chosen is None else answer.explain()
+    io.tell(json_, words, "\n".join([text, *few]))
+
+
+def _too_few(facts: Mapping[str, Any], level: float) -> list[str]:
+    """A line where so few rows calibrate that no p-value reaches the level."""
+    rows = facts.get("calibration rows")
+    if rows is None or 1 / (rows + 1) <= level:
+        return []
+    needed = f"give at least {math.ceil(1 / level - 1)}" if level > 0 else "expected a level above 0"
+    return [f"no row can be flagged: {rows} calibration rows give no p below {1 / (rows + 1):.2g}; {needed}"]
 
 
 @questions.command()
@@ -130,6 +151,9 @@ def impute(
     from pofx.tasks.impute import impute as ask
 
     model = io.load(run, add)
+    io.fits(out, model.space)
+    io.fits(mean, model.space, "--mean")
+    io.ready(picture, io.FIGURES, "--picture")
     rows = io.gaps(model, data)
     answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
     written = []
@@ -145,7 +169,8 @@ def impute(
         from pofx.reporting.gaps import filled_figure
         from pofx.tasks.base import rows_of
 
-        filled_figure(answer, model.space, rows_of(model, rows)[1].cpu()).savefig(picture, facecolor="white", dpi=150)
+        figure = filled_figure(answer, model.space, rows_of(model, rows)[1].cpu())
+        figure.savefig(io.place(picture), facecolor="white", dpi=150)
         written.append(str(picture))
     words = {
         "rows": len(rows),
@@ -156,42 +181,6 @@ def impute(
         "files": written,
     }
     io.tell(json_, words, f"{answer.explain()}\n{', '.join(written) or 'give --out to write them'}")
-
-
-@questions.command()
-def compress(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="Rows to make small.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
-    given: Given = None,
-    add: Own = None,
-    json_: Json = False,
-) -> None:
-    """Make rows small, without loss, by the model's own probabilities."""
-    from pofx.tasks.compress import compress as ask
-
-    model = io.load(run, add)
-    facts = ask(model, io.rows(model, data), out, io.values(given, data)).diagnostics
-    text = f"{facts['rows']} rows in {facts['bytes']} bytes ({facts['bits per dimension']:.3f} bits an entry): {out}"
-    io.tell(json_, {"file": str(out), **facts}, text)
-
-
-@questions.command()
-def decompress(
-    run: Run,
-    file: Annotated[Path, typer.Argument(help="What compress wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the rows.")],
-    given: Given = None,
-    add: Own = None,
-    json_: Json = False,
-) -> None:
-    """The rows of a compressed file, each as it was."""
-    from pofx.tasks.compress import decompress as ask
-
-    model = io.load(run, add)
-    rows = ask(model, file, io.values(given))
-    io.write(rows, out, model.space)
-    io.tell(json_, {"file": str(out), "rows": len(rows)}, f"{len(rows)} rows: {out}")
 
 
 @questions.command()
@@ -211,6 +200,7 @@ def judge(
 
 @questions.command()
 def ask(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="The question, by its name in pofx.tasks.")],
     run: Run,
     data: Annotated[str, typer.Argument(help="Rows to ask about.")],
@@ -221,17 +211,24 @@ def ask(
 ) -> None:
     """Ask any listed question, one that you added included."""
     from importlib import import_module
-    from inspect import signature
+    from inspect import Parameter, signature
 
     from pofx.tasks import TASKS
 
     if task not in TASKS:
         raise ValueError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}.")
-    model = io.load(run, add)
     question = getattr(import_module(TASKS[task]), task)
-    if "x" not in signature(question).parameters:
-        raise ValueError(f"{task!r} is not asked about rows; use `pofx {task}`.")
-    answer = question(model, io.rows(model, data), rng=seed, route=route)
+    takes = signature(question).parameters
+    needs = [name for name, p in takes.items() if p.default is Parameter.empty and name not in ("model", "x")]
+    if "x" not in takes or needs:
+        top: Any = context.parent
+        use = f"use `pofx {task}`" if task in top.command.commands else f"ask it from Python: pofx.{task}(model, ...)"
+        raise ValueError(f"{task!r} is not asked about rows{' alone' if 'x' in takes else ''}; {use}.")
+    if route is not None and "route" not in takes:
+        raise ValueError(f"--route: {task!r} has no routes to choose from; leave it out.")
+    model = io.load(run, add)
+    said = {name: value for name, value in {"rng": seed, "route": route}.items() if name in takes}
+    answer = question(model, io.rows(model, data), **said)
     words = {"task": task, "unit": answer.unit, "quality": answer.quality.value, "route": answer.route}
     io.tell(json_, words | {"value": io.plain(answer.value)}, f"{answer.explain()}\n\n{answer.value}")
 
@@ -252,58 +249,17 @@ def classify(
     """Which class is it, how sure, and is it any of them?"""
     from pofx.tasks.classify import classify as ask
 
+    io.ready(out, io.TABLE)
     model = io.load(run, add)
     known = None if calibration is None else io.labelled(model, calibration, name)
     answer = ask(model, io.rows(model, data), name=name, calibration=known, rng=seed)
     facts = answer.diagnostics
     sure, belongs = 1 - facts["ambiguity"], facts.get("belongs")
-    io.classes(out, answer.value, sure, belongs)
+    io.columns(out, {"class": answer.value, "sure": sure, "belongs": belongs})
     words = {"classes": [str(c) for c in answer.value], "sure": sure.tolist(), "quality": answer.quality.value}
     words |= {} if belongs is None else {"belongs": [float(p) for p in belongs], "temperature": facts["temperature"]}
     strangers = "" if belongs is None else f"; {int((belongs <= 0.05).sum())} rows belong to no class (p <= 0.05)"
     io.tell(json_, words, f"{len(sure)} rows, {float(sure.mean()):.1%} sure on average{strangers}")
-
-
-@questions.command()
-def augment(
-    run: Run,
-    data: Annotated[str, typer.Argument(help="The rows that the model was fitted to, with their class.")],
-    by: Annotated[str | None, typer.Option(help="The class: a given of the model, or a column.")] = None,
-    rows: Annotated[
-        str | None, typer.Option(help="Of each class: a number (500), a share (2.0); default as many as the largest.")
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(help="Rows that nothing has seen, with their class: does it help a predictor?")
-    ] = None,
-    predictor: Annotated[str, typer.Option(help="linear, neighbours or trees, with --test.")] = "linear",
-    out: Out = None,
-    seed: Seed = 0,
-    add: Own = None,
-    route: Route = None,
-    json_: Json = False,
-) -> None:
-    """More rows of the classes that have few; with --test, whether that helps."""
-    from pofx.tasks.augment import augment as ask
-    from pofx.tasks.augment import gain
-
-    model = io.load(run, add)
-    wanted = None if rows is None else int(rows) if rows.isdigit() else float(rows)
-    known = io.classed(model, data, by)
-    answer = ask(model, known, by, wanted, rng=seed, route=route)
-    facts = answer.diagnostics
-    words = {k: facts[k] for k in ("real rows", "drawn rows", "before", "after") if k in facts}
-    text = ", ".join(f"{k}: {v}" for k, v in words.items())
-    if out is not None:
-        io.enlarged(answer, out, model)
-        text += f"\nwrote {out}"
-    if test is not None:
-        if by is None:
-            raise ValueError("--test needs --by, the class to predict.")
-        found = gain(model, known, io.classed(model, test, by), by, wanted, predictor=predictor, rng=seed, route=route)
-        words |= {k: found.diagnostics[k] for k in ("verdict", "scores")}
-        words["gain"] = [found.value.value, found.value.low, found.value.high]
-        text += f"\n{found.diagnostics['verdict']}"
-    io.tell(json_, {str(k): v for k, v in words.items()}, text)
 
 
 @questions.command()
@@ -326,9 +282,9 @@ def forecast(
     """What comes next? Quantiles of series, continuations of texts, clips, sounds and music."""
     from pofx.tasks.forecast import forecast as ask
 
+    levels = numbers("--quantiles", quantiles, "0.1,0.5,0.9")
     model = io.load(run, add)
-    io.fits(out, model.space)
-    levels = [float(q) for q in quantiles.split(",") if q.strip()]
+    io.continues(out, model.space)
     known = None if calibration is None else io.windows(model, calibration)
     answer = ask(
         model, io.past(model, past), ahead, io.values(given), draws=draws, quantiles=levels, calibration=known,

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+TABLE = (".csv",)  # of one answer a row
+FIGURES = (".png", ".svg", ".pdf", ".jpg")  # that are drawn
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # that are made
 
-def opened(data: str, given: list[str] | None, seed: int, test: int | None = None) -> Any:
+
+def opened(
+    data: str,
+    given: list[str] | None,
+    seed: int,
+    test: int | None = None,
+    kind: str | None = None,
+    reading: list[str] | None = None,
+) -> Any:
     """Data from a bundled name, a file or a folder."""
     from pofx.data import open_data
 
-    return open_data(data, given=given or None, seed=seed, test=test)
+    options = pairs(reading)
+    try:
+        return open_data(data, given=given or None, seed=seed, test=test, kind=kind, options=options)
+    except TypeError as error:  # of an option that is a word and should be a number, or that bundled data lacks
+        if not options:
+            raise
+        raise ValueError(f"--option {' '.join(reading or ())}: {data} cannot be read so ({error}).") from error
 
 
 def notes(source: Any) -> None:
@@ -136,19 +155,19 @@ def plain(value: Any) -> Any:
     """An answer's value as JSON types."""
     import numpy as np
 
+    if isinstance(value, bytes):
+        return value.hex()
     if hasattr(value, "to_dict"):
         return value.to_dict(orient="list")
     return [plain(v) for v in value] if isinstance(value, list) else np.asarray(value).tolist()
 
 
-def column(out: Path | None, name: str, values: Any, p: Any = None) -> None:
-    """Write one number a row as CSV."""
-    if out is None:
-        return
-    import pandas as pd
+def columns(out: Path | None, named: dict[str, Any]) -> None:
+    """Write what was answered of each row as CSV; what is None was not."""
+    if out is not None:
+        import pandas as pd
 
-    frame = pd.DataFrame({name: values.numpy()} | ({} if p is None else {"p": p}))
-    frame.to_csv(out, index=False)
+        pd.DataFrame({name: v for name, v in named.items() if v is not None}).to_csv(place(out), index=False)
 
 
 def labelled(model: Any, source: str, name: str | None) -> Any:
@@ -188,20 +207,8 @@ def enlarged(answer: Any, out: Path, model: Any) -> None:
     if not hasattr(answer.value, "given"):
         write(answer.value, out, model.space)
         return
-    if out.suffix.lower() != ".npz":
-        raise ValueError(f"--out {out}: expected a name that ends in .npz, for x, y and drawn.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    data = answer.value
-    np.savez(out, x=data.x.numpy(), y=np.asarray(answer.diagnostics["labels"]), drawn=answer.diagnostics["drawn"])
-
-
-def classes(out: Path | None, value: Any, sure: Any, belongs: Any = None) -> None:
-    """Write a class a row as CSV."""
-    if out is not None:
-        import pandas as pd
-
-        columns = {"class": value, "sure": sure.numpy()} | ({} if belongs is None else {"belongs": belongs})
-        pd.DataFrame(columns).to_csv(out, index=False)
+    x, facts = answer.value.x.numpy(), answer.diagnostics
+    np.savez(place(out), x=x, y=np.asarray(facts["labels"]), drawn=facts["drawn"])
 
 
 def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
@@ -217,17 +224,37 @@ def deliver(model: Any, answer: Any, out: Path | None, json_: bool) -> None:
     tell(json_, words, text if out else str(answer.value))
 
 
-def fits(out: Path | None, space: Any) -> None:
+def ready(out: Path | None, endings: tuple[str, ...] = (), option: str = "--out", *, folder: bool = False) -> None:
+    """Raise ValueError where no file of this name can be written: before what it shall hold is made."""
+    if out is None:
+        return
+    if endings and out.suffix.lower() not in endings:
+        raise ValueError(f"{option} {out}: expected a name that ends in {', '.join(endings)}.")
+    if out.is_dir() and (out.suffix or not folder):
+        raise ValueError(f"{option} {out}: this is a folder; expected the name of a file.")
+    above = next(p for p in out.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{option} {out}: {above} is no folder that can be written to; give another place.")
+
+
+def place(out: Path) -> Path:
+    """Where to write: the same path, in a folder that exists."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def fits(out: Path | None, space: Any, option: str = "--out") -> None:
     """Raise ValueError where rows of a Space are not written as such a file: before they are made."""
     from pofx.kinds import KINDS
 
+    ready(out, option=option, folder=True)
     kind = KINDS[space.kind]
     numbers = (".csv",) if kind.layout == "grid" else ()  # without names, a row in each line
     endings = dict.fromkeys((*kind.endings, *numbers, ".npy", ".png"))
     if out is None or out.suffix.lower() in endings or not (out.suffix or kind.together):
         return
     folder = "" if kind.together else ", or a name without an ending: a folder"
-    raise ValueError(f"--out {out}: rows of the kind {kind.name!r} are written as {', '.join(endings)}{folder}.")
+    raise ValueError(f"{option} {out}: rows of the kind {kind.name!r} are written as {', '.join(endings)}{folder}.")
 
 
 def write(value: Any, out: Path, space: Any) -> list[Path]:
@@ -238,11 +265,11 @@ def write(value: Any, out: Path, space: Any) -> list[Path]:
 
     suffix, kind = out.suffix.lower(), KINDS[space.kind]
     if suffix in (".csv", ".parquet") and hasattr(value, "to_csv"):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        place(out)
         value.to_csv(out, index=False) if suffix == ".csv" else value.to_parquet(out)
         return [out]
     fits(out, space)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    place(out)
     if suffix == ".npy":
         np.save(out, _array(value, out))
     elif suffix == ".png" and not (kind.name == "image" and len(value) == 1):
@@ -312,6 +339,13 @@ def forecasts(model: Any, answer: Any) -> tuple[Any, Any]:
     return [row for draw in answer.value for row in draw], space
 
 
+def continues(out: Path | None, space: Any) -> None:
+    """Raise ValueError where a forecast is not written as such a file: one of series is a table of quantiles."""
+    if space.kind == "series":
+        ready(out, (".csv", ".parquet", ".npy"))
+    fits(out, space)
+
+
 def quantiles(answer: Any) -> Any:
     """The quantiles of a forecast side by side, one table for each series."""
     import pandas as pd
@@ -338,20 +372,15 @@ def picture(value: Any, out: Path, space: Any) -> None:
 
 
 def tell(json_: bool, words: dict[str, Any], text: str) -> None:
-    """Print text, or one JSON object."""
-    print(json.dumps(words, default=str) if json_ else text)
+    """Print text, or one JSON object, in which a number that is none is null."""
+    print(json.dumps(_finite(words), default=str, allow_nan=False) if json_ else text)
 
 
-def function(which: str) -> Any:
-    """A function of the user's own, `path.py:name`."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    path, _, name = which.rpartition(":")
-    spec = spec_from_file_location(Path(path).stem, path) if Path(path).suffix == ".py" else None
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise ValueError(f"got {which!r}; expected file.py:function, of a file that is there.")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"{path} holds no function named {name}.")  # noqa: TRY004 (a name)
-    return getattr(module, name)
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    value = value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,8 @@
-"""Options that commands share, so that a word means the same everywhere."""
+"""Options that commands share, so that a word means the same everywhere, and numbers among them."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -18,3 +19,40 @@ Run = Annotated[Path, typer.Argument(help="The folder of a fitted model.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
 Own = Annotated[list[str] | None, typer.Option("--add", help="A family of your own, as path.py:Class.")]
 Route = Annotated[str | None, typer.Option(help="A route by name; default the best.")]
+Kind = Annotated[
+    str | None, typer.Option("--kind", help="What the data is, where a file could be read in several ways: series, ...")
+]
+Reading = Annotated[
+    list[str] | None, typer.Option("--option", help="Of the reading, as name=value: --kind series --option length=48.")
+]
+
+
+def numbers(name: str, text: str, example: str) -> list[float]:
+    """Numbers with commas between.
+
+    Raises:
+        ValueError: one is none, or there are none; says which option.
+    """
+    found = [number(name, part, f"numbers with commas between, such as {example}") for part in text.split(",")]
+    return [float(one) for one in found]
+
+
+def number(name: str, text: str, expected: str) -> int | float:
+    """One number, whole where it is written so.
+
+    Raises:
+        ValueError: it is none; says which option, and what is expected.
+    """
+    try:
+        found = int(text) if text.strip().isdigit() else float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{name}: got {text!r}; expected {expected}.")
+    return found
+
+
+def share(name: str, value: float | None) -> None:
+    """Raise ValueError where a share is not from 0 to 1."""
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value:g}; expected a share from 0 to 1, such as 0.05.")
