@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,44 @@ def test_how_many(given, frame):
         pofx.augment(given, frame, "kind", {"cat": 10})
     with pytest.raises(ValueError, match="horse"):
         pofx.augment(given, frame, "kind", {"horse": 10})
+    assert pofx.augment(given, frame, "kind", 2).diagnostics["drawn rows"] == 0, "the number in the end, not of draws"
+    for bad in (-5, 0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"got rows = {bad}; expected how many there are to be in the end"):
+            pofx.augment(given, frame, "kind", bad)
+
+
+def test_nothing_is_drawn_where_nothing_lacks(given, column, frame):
+    """Chunks without rows are not drawn: a net cannot make none of them."""
+    asked = {"budget": "2 steps", "threads": 1, "progress": False}
+    even = pd.concat([frame[frame["kind"] == "cat"][:40], frame[frame["kind"] == "dog"]], ignore_index=True)
+    net = pofx.fit(pofx.open_data(even, given="kind"), "autoregressive", **asked)
+    for model, way in ((given, "given"), (net, "given"), (column, "column"), (column, "rejection")):
+        answer = pofx.augment(model, even, "kind", rng=0, route=way)
+        assert answer.diagnostics["drawn rows"] == 0 and answer.raw.shape == (0, *model.space.shape)
+        pd.testing.assert_frame_equal(answer.value.drop(columns="drawn"), even)
+        assert not answer.value["drawn"].any() and answer.diagnostics["after"] == {"cat": 40, "dog": 40}
+    assert pofx.augment(column, even, rows=80, rng=0).diagnostics["drawn rows"] == 0
+    assert "not help" in gain(net, even, rows((30, 30), 2), "kind", repeats=1).diagnostics["verdict"]
+    pictures = pofx.open_data("digits", given="label", limit=60)
+    net, x = pofx.fit(pictures, "autoregressive", **asked), pictures.restore(pictures.x)
+    same, labels = pofx.augment(net, (x, pictures.given["label"].tolist()), "label", 1, rng=0).value
+    assert (same == x).all() and same.dtype == x.dtype and labels == pictures.given["label"].tolist()
+
+
+def test_classes_of_other_data_are_matched_by_name(given):
+    """Codes are those of the file, which depend on the classes that it holds: where cats lack, a dog is 0."""
+    dogs = pofx.open_data(rows((0, 60), 3)[["kind", "b", "a"]], given="kind", test=10, valid=0)
+    answer = pofx.augment(given, dogs, "kind", {"cat": 30}, rng=0)
+    assert answer.diagnostics["before"] == {"cat": 0, "dog": 50} and answer.diagnostics["after"] == {
+        "cat": 30,
+        "dog": 50,
+    }
+    more = answer.value
+    assert more.given_spaces["kind"].variables[0].values == ("cat", "dog") and more.space == given.space
+    assert more.given["kind"].tolist() == [1] * 60 + [0] * 30 and len(more.part("train")) == 80
+    np.testing.assert_array_equal(more.restore(more.x)["a"][:60], dogs.restore(dogs.x)["a"])
+    with pytest.raises(ValueError, match="'horse' was never seen"):
+        pofx.augment(given, pofx.open_data(rows((9, 9), 3).replace("cat", "horse"), given="kind"), "kind")
 
 
 def test_draws_follow_the_law_of_their_class(frame):
@@ -166,6 +205,17 @@ def test_what_is_asked_wrongly(given, column, frame):
         pofx.augment(given, frame.assign(drawn=1), "kind")
     with pytest.raises(ValueError, match="predictor"):
         gain(given, frame, frame, "kind", predictor="magic")
+    with pytest.raises(ValueError, match="got repeats = 0, expected at least 1"):
+        gain(given, frame, frame, "kind", repeats=0)
+    bare = frame.drop(columns="kind")
+    with pytest.raises(ValueError, match=r"no column 'kind'; they have \['a', 'b'\]"):
+        pofx.augment(given, bare, "kind")
+    with pytest.raises(ValueError, match=r"no column \['kind'\]"):
+        pofx.augment(column, bare, "kind")
+    with pytest.raises(ValueError, match="got ndarray; expected Data, a frame or a pair"):
+        pofx.augment(given, bare.to_numpy(), "kind")
+    with pytest.raises(ValueError, match="got no rows; expected at least one"):
+        pofx.augment(given, frame[:0], "kind")
 
 
 def test_the_command(tmp_path, capsys, monkeypatch, frame):

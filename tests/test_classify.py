@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -83,6 +85,59 @@ def test_two_refusals(model):
         assert abs((fresh <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) * (1 / 400 + 1 / 2000))
 
 
+def of(names, like, kept=("cat", "dog")):
+    """The same rows of some classes, coded as a file is that holds the classes `names` in this order."""
+    y = like.given["kind"]
+    some = torch.tensor([("cat", "dog")[k] in kept for k in y.tolist()])
+    codes = torch.tensor([names.index(("cat", "dog")[k]) for k in y[some].tolist()])
+    spaces, split = {"kind": category(len(names), "kind", names)}, {"valid": torch.arange(len(codes))}
+    return Data(like.x[some], like.space, {"kind": codes}, spaces, split=split)
+
+
+def test_calibration_rows_are_matched_to_the_classes_by_name(model):
+    """Codes are those of the file, which depend on the classes that it holds: where cats lack, a dog is 0."""
+    x, both = rows(1000, 11)[0], data(800, 5)
+    right = pofx.classify(model, x, calibration=both).diagnostics
+    turned = pofx.classify(model, x, calibration=of(("dog", "cat"), both)).diagnostics
+    assert torch.equal(turned["p"], right["p"]) and turned["temperature"] == right["temperature"]
+    dogs = pofx.classify(model, x, calibration=of(("dog",), both, ("dog",)))
+    right = pofx.classify(model, x, calibration=of(("cat", "dog"), both, ("dog",)))
+    assert torch.equal(dogs.raw, right.raw) and dogs.diagnostics["temperature"] == right.diagnostics["temperature"]
+    assert dogs.value.count("dog") > 900, "the prior is that of the calibration rows"
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(model):
+    strange = replace(data(50, 0), given_spaces={"kind": category(2, "kind", ("cat", "horse"))})
+    with pytest.raises(ValueError, match="'horse' was never seen; known are cat, dog"):
+        pofx.classify(model, torch.zeros(1, 2).double(), calibration=strange)
+    with pytest.raises(ValueError, match="given nothing; expected Data given 'kind'"):
+        pofx.classify(model, torch.zeros(1, 2).double(), calibration=strange.without_given())
+    with pytest.raises(ValueError, match="got 1 calibration rows"):
+        pofx.classify(model, torch.zeros(1, 2).double(), calibration=of(("cat", "dog"), data(1, 0)))
+
+
+def table(n, seed):
+    x, y = rows(n, seed)
+    word = np.where(np.random.default_rng(seed).random(n) < 0.2 + 0.6 * y.numpy(), "b", "c")
+    return pd.DataFrame({"u": x[:, 0], "v": x[:, 1], "word": word, "kind": np.array(["cat", "dog"])[y]})
+
+
+def test_columns_and_words_of_a_calibration_table_are_found_by_name():
+    knobs = {"components": 1, "separate": "kind"}
+    fitted = pofx.fit(table(400, 0), "mixture", given="kind", hyper_parameters=knobs, threads=1, progress=False)
+    known, x = table(300, 1), table(200, 2).drop(columns="kind")
+    known.loc[:40, "v"] = np.nan
+    known = known[known["word"] == "c"]  # read alone, a "c" is the code 0
+    every = pofx.open_data(known, given="kind", test=0, valid=0)
+    mixed = pofx.open_data(known[["kind", "word", "v", "u"]], given="kind", test=0, valid=0)
+    coded, seen = fitted.space.kind and pofx.kinds.KINDS["table"].encode(known.drop(columns="kind"), fitted.space)
+    want = Data(coded, fitted.space, every.given, dict(fitted.given), seen, {"valid": torch.arange(len(known))})
+    right = pofx.classify(fitted, x, calibration=want).diagnostics
+    for other in (every, mixed):
+        found = pofx.classify(fitted, x, calibration=replace(other, split=want.split)).diagnostics
+        assert torch.equal(found["p"], right["p"]) and (found["belongs"] == right["belongs"]).all()
+
+
 def test_a_temperature_mends_over_confidence(model):
     sharp = Normals().build(real(2), {"kind": LABEL})
     sharp.sharp = 6.0
@@ -140,6 +195,12 @@ def test_what_cannot_be_asked(model):
         pofx.classify(model, torch.zeros(1, 2).double(), prior={"cat": 1.0})
     with pytest.raises(ValueError, match="none negative"):
         pofx.classify(model, torch.zeros(1, 2).double(), prior=[-1.0, 2.0])
+    with pytest.raises(ValueError, match="got draws = 0, expected at least 1"):
+        pofx.classify(model, torch.zeros(1, 2).double(), draws=0)
+    with pytest.raises(ValueError, match="got no rows; expected at least one"):
+        pofx.classify(model, torch.zeros(0, 2).double())
+    with pytest.raises(ValueError, match="got rows = 0, expected at least 1"):
+        pofx.classify(Logistic().build(LABEL, {"x": real(2)}), torch.zeros(0, 2).double())
 
 
 def test_risk_coverage_and_temperature():

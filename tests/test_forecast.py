@@ -13,6 +13,7 @@ from pofx.kinds import KINDS
 from pofx.metrics.scores import crps_values
 from pofx.metrics.series import coverage_of_draws, crps_normal
 from pofx.model import Unsupported
+from pofx.tasks.forecast import log_score
 
 PHI, S, STEPS = 0.8, 0.5, 12
 
@@ -91,6 +92,18 @@ def test_calibrated_quantiles_are_those_of_the_draws_in_order(model, data):
     np.testing.assert_allclose(steps[[0, 2, 4]], again.numpy())
 
 
+def test_calibration_rows_have_their_channels_by_name():
+    both = pd.DataFrame({"a": ar1(600), "b": 10 * ar1(600, seed=1)})
+    options = {"kind": "series", "options": {"length": 6}}
+    model = pofx.fit(open_data(both, **options), "gaussian", progress=False, threads=1)
+    known = pd.DataFrame({"a": ar1(400, seed=2), "b": 10 * ar1(400, seed=3)})
+    found = [
+        pofx.forecast(model, both, ahead=2, calibration=open_data(known[order], **options, valid=0.4), rng=0)
+        for order in (["a", "b"], ["b", "a"])
+    ]
+    torch.testing.assert_close(found[0].raw, found[1].raw)
+
+
 def test_conditioning_on_the_past_and_being_given_it_agree():
     options = {"length": STEPS, "ahead": 4}
     whole = open_data(ar1(), kind="series", options={"length": STEPS}, test=0.1)
@@ -167,8 +180,19 @@ def test_a_past_with_gaps_is_conditioned_on_what_is_there(model):
 
 def test_what_cannot_be_forecast_is_refused(model, data):
     table = pofx.fit("iris", "gaussian", progress=False, threads=1)
-    with pytest.raises(ValueError, match="asked of series, text"):
-        pofx.forecast(table, [[1.0, 2.0]])
+    for ahead in (None, 2):
+        with pytest.raises(ValueError, match=r"fitted to a table; fit it as a series \(kind='series'\) to forecast"):
+            pofx.forecast(table, [[1.0, 2.0]], ahead)
+        with pytest.raises(ValueError, match="fitted to an array; fit it as a series"):
+            pofx.forecast(pofx.fit(ar1(40).reshape(-1, 4), "gaussian", progress=False, threads=1), [[1.0]], ahead)
+        with pytest.raises(
+            ValueError, match="fitted to the kind 'image', which has no order; .* asked of series, text"
+        ):
+            pofx.forecast(pofx.fit("digits", "gaussian", progress=False, threads=1), torch.zeros(1, 8, 8, 1), ahead)
+    with pytest.raises(ValueError, match="got draws = 0, expected at least 1"):
+        pofx.forecast(model, ar1(50), ahead=2, draws=0)
+    with pytest.raises(ValueError, match="got draws = 0, expected at least 1"):
+        log_score(model, data.x[:2], 3, draws=0)
     with pytest.raises(ValueError, match="calibration rows are 0"):
         pofx.forecast(model, ar1(50), ahead=2, calibration=Data(data.x, data.space, split={"valid": torch.arange(0)}))
     gan = pofx.fit(data, "gan", budget="2 steps", threads=1, progress=False)

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pofx.data import Batch
+from pofx.data import Batch, Data
 from pofx.engines.estimators import drawn
 from pofx.engines.zipped import code_nats
 from pofx.kinds.base import Variable
@@ -39,7 +39,7 @@ from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.records import Predictive
 from pofx.tasks.anomalies import USUAL, Anomalies, Asked, inverted
-from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, Pools, at_least_one, given_for, recoded, route, rows_of, solve
 from pofx.tasks.contribute import walk
 from pofx.tasks.density import by_log_prob as log_density
 
@@ -156,6 +156,7 @@ def watch(
 def _asked(
     model: Model, x: Any, given: Mapping[str, Any] | None, draws: int, rng: Any, background: Model | None, both: bool
 ) -> Asked:
+    at_least_one("anomaly", draws=draws)
     rows, observed = rows_of(model, x)
     if background is not None and background.space.shape != model.space.shape:
         raise ValueError(
@@ -167,10 +168,8 @@ def _asked(
 
 def _known(model: Model, calibration: Any, asked: Asked, name: str) -> Known:
     """The scores of the calibration rows, by the same route."""
-    held_out = calibration.part("valid") if hasattr(calibration, "part") else calibration
-    x, observed = rows_of(model, held_out)
-    if not len(x):
-        raise ValueError("anomaly: got no calibration rows; expected rows that belong, unseen in training.")
+    held_out = recoded(model, calibration, "valid") if isinstance(calibration, Data) else calibration
+    x, observed = rows_of(model, held_out, "calibration rows")
     theirs = _calibration_given(asked.given, held_out)
     again = dataclasses.replace(asked, x=x, observed=observed, given=theirs, rng=Rng(0))
     some = Batch(x[:USUAL], {k: v[:USUAL] for k, v in theirs.items()}, observed[:USUAL])

@@ -15,6 +15,7 @@ balance or not); van Breugel 2023 (arXiv:2305.09235, learning from drawn rows).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from pofx.metrics.base import Array, Metric
 from pofx.metrics.gains import Predictor, balanced, paired_gain, predictor_of
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, classes_of, given_for, own, recoded, route, rows_of, solve
 
 QUESTION = "What would more rows of the rare classes look like, and do they help?"
 UNIT = "the data's own"
@@ -66,8 +67,9 @@ def augment(
         data: Data (its training part grows), a frame with the column `by`, a pair (rows, labels; a Tensor of them holds
             codes), or rows.
         by: the class: a given of the model, or a column of x. None: draw without one.
-        rows: of each class, at the end: a number; class -> number; a share such as 2.0 of what each has; None: as many
-            as the largest class. Without `by`: the number of all rows, or a share; None doubles them.
+        rows: how many there are in the end, real and drawn together. A number: each class is brought to it, and one
+            that has more stays as it is; class -> number; a share such as 2.0 of what each has; None: as many as the
+            largest class. Without `by`: the number of all rows, or a share; None doubles them.
         mark: the name of a column of a frame (of an `aside` of Data) that says which rows are drawn; None: none.
         rng: of the draws.
         route: a route by name; None takes the best.
@@ -77,9 +79,10 @@ def augment(
         `labels` (N,) as the user wrote them, `before` and `after`: class -> rows.
 
     Raises:
-        ValueError: the class is unknown, some labels are missing, or fewer rows are asked for than there are.
+        ValueError: no rows, the class is unknown, some labels are missing, or fewer rows are asked for than there are.
         Unsupported: the model cannot draw given the class.
     """
+    data = own(model, data) if isinstance(data, Data) else data
     known = labelled(model, data, by)
     counts = _lacking(known, rows, by)
     codes = torch.arange(len(known.classes)).repeat_interleave(counts)
@@ -122,6 +125,7 @@ def gain(
         diagnostics: `verdict` in words, `scores`: way -> balanced accuracy, `gains`: way -> Metric against real rows
         alone. The interval is of the test rows for this fitted model; other training rows move the gain too.
     """
+    at_least_one("gain", repeats=repeats)
     known, held = labelled(model, train, by), labelled(model, test, by, "test")
     if len(held.codes.unique()) < 2:
         raise ValueError("gain: the test rows are of one class; expected two or more.")
@@ -166,16 +170,18 @@ def labelled(model: Model, data: Any, by: str | None, part: str = "train") -> La
     """Rows and the codes of their class, whichever way the user holds them."""
     given = by is not None and by in model.given
     if isinstance(data, Data):
-        batch = data.part(part)
+        batch = recoded(model, data, part)
         x, observed = rows_of(model, batch)
         labels = batch.given.get(by or "") if given else None
         if given and labels is None:
             raise ValueError(f"augment: the data is not given {by!r}; open it with given={by!r}.")
     elif isinstance(data, tuple):
         (x, observed), labels = rows_of(model, data[0]), data[1] if isinstance(data[1], Tensor) else list(data[1])
+    elif not given:
+        (x, observed), labels = rows_of(model, data), None
     else:
-        labels = list(data[by]) if given else None
-        x, observed = rows_of(model, data.drop(columns=by) if given else data)
+        labels = list(_frame(data, by)[by])
+        x, observed = rows_of(model, data.drop(columns=by))
     if by is None:
         return Labelled(x, observed, torch.zeros(len(x), dtype=torch.long), ("",))
     if given:
@@ -183,11 +189,20 @@ def labelled(model: Model, data: Any, by: str | None, part: str = "train") -> La
         if space.shape != () or not space.discrete:
             raise ValueError(f"augment: {by!r} is no category.")
         codes = given_for(model, {by: labels}, len(x))[by].long()
-        return Labelled(x, observed, codes, _names(space.variables[0]))
+        return Labelled(x, observed, codes, classes_of(space.variables[0]))
     entry = _entry(model.space, by)
     if not bool(observed.flatten(1)[:, entry].all()):
         raise ValueError(f"augment: {by!r} is missing in some rows; impute it, or drop those rows.")
-    return Labelled(x, observed, x.flatten(1)[:, entry].long(), _names(model.space.variable(entry)))
+    return Labelled(x, observed, x.flatten(1)[:, entry].long(), classes_of(model.space.variable(entry)))
+
+
+def _frame(data: Any, by: str | None) -> Any:
+    """A frame that has the column."""
+    if not hasattr(data, "columns"):
+        raise ValueError(f"augment: got {type(data).__name__}; expected Data, a frame or a pair (rows, labels).")
+    if by not in data.columns:
+        raise ValueError(f"augment: the rows have no column {by!r}; they have {list(data.columns)}.")
+    return data
 
 
 def by_given(model: Model, by: str | None, codes: Tensor, rng: Rng) -> Answer:
@@ -196,27 +211,27 @@ def by_given(model: Model, by: str | None, codes: Tensor, rng: Rng) -> Answer:
         raise Unsupported(f"{by!r} is no given of it")
     if by is None and model.given:
         raise Unsupported(f"it was fitted given {sorted(model.given)}; say which is the class")
-    parts = [torch.zeros(0, *model.space.shape, dtype=model.space.torch_dtype)]
-    for c in codes.split(CHUNK):
+    parts: list[Tensor] = []
+    for c in _chunks(codes):
         parts.append(model.sample(len(c), None, rng) if by is None else model.sample(1, {by: c}, rng)[0])
-    return Answer(None, UNIT, model.sampler, raw=torch.cat([p.cpu() for p in parts if len(p)] or parts))
+    return Answer(None, UNIT, model.sampler, raw=_stacked(model, parts))
 
 
 def by_column(model: Model, by: str | None, codes: Tensor, rng: Rng) -> Answer:
     """The other columns, given the column that is the class."""
     entry = _entry(model.space, by)
-    parts, quality = [torch.zeros(0, *model.space.shape, dtype=model.space.torch_dtype)], Quality.EXACT
+    parts, quality = list[Tensor](), Quality.EXACT
     with torch.no_grad():
-        for c in codes.split(CHUNK):
+        for c in _chunks(codes):
             flat = torch.zeros(len(c), model.space.size, dtype=model.space.torch_dtype)
             flat[:, entry] = c.to(flat.dtype)
             seen = torch.zeros_like(flat, dtype=torch.bool)
             seen[:, entry] = True
             shape = (-1, *model.space.shape)
             rest = model.condition(flat.reshape(shape), seen.reshape(shape))
-            parts.append(rest.sample(1, rng)[0].cpu())
+            parts.append(rest.sample(1, rng)[0])
             quality = quality + rest.quality
-    return Answer(None, UNIT, quality, raw=torch.cat([p for p in parts if len(p)] or parts))
+    return Answer(None, UNIT, quality, raw=_stacked(model, parts))
 
 
 def by_rejection(model: Model, by: str | None, codes: Tensor, rng: Rng) -> Answer:
@@ -237,6 +252,17 @@ def by_rejection(model: Model, by: str | None, codes: Tensor, rng: Rng) -> Answe
     return Answer(None, UNIT, model.sampler, raw=out, diagnostics={"draws made": spent})
 
 
+def _chunks(codes: Tensor) -> tuple[Tensor, ...]:
+    """Some codes at a time; none where nothing lacks, for an empty tensor splits into one chunk without codes."""
+    return codes.split(CHUNK) if len(codes) else ()
+
+
+def _stacked(model: Model, parts: list[Tensor]) -> Tensor:
+    if not parts:
+        return torch.zeros(0, *model.space.shape, dtype=model.space.torch_dtype)
+    return torch.cat([p.cpu() for p in parts])
+
+
 def _drawn(model: Model, by: str | None, codes: Tensor, rng: Rng, wanted: str | None) -> Answer:
     return solve("augment", ROUTES, model, wanted, by=by, codes=codes, rng=rng)
 
@@ -252,13 +278,14 @@ def _entry(space: Space, by: str | None) -> int:
     return names.index(by)
 
 
-def _names(v: Any) -> tuple[Any, ...]:
-    return tuple(v.values) if v.values else tuple(range(v.levels))
-
-
 def _lacking(known: Labelled, rows: Wanted, by: str | None) -> Tensor:
     """How many rows each class lacks, (K,)."""
     have = torch.bincount(known.codes, minlength=len(known.classes))
+    if rows is not None and not isinstance(rows, Mapping) and not 0 < rows < math.inf:
+        raise ValueError(
+            f"augment: got rows = {rows}; expected how many there are to be in the end, a number from 1 on, or a share "
+            "of what there are, such as 2.0."
+        )
     if isinstance(rows, Mapping):
         unknown = [c for c in rows if c not in known.classes]
         if unknown:
@@ -294,7 +321,8 @@ def _enlarged(
         fresh = fresh.assign(**{by: labels})
     if mark is not None and mark in data.columns:
         raise ValueError(f"augment: there is a column {mark!r}; name the mark otherwise.")
-    out = pd.concat([data, fresh.reindex(columns=data.columns)], ignore_index=True)
+    both = [data, fresh.reindex(columns=data.columns)] if len(fresh) else [data]  # no rows would still change dtypes
+    out = pd.concat(both, ignore_index=True)
     return out if mark is None else out.assign(**{mark: np.arange(len(out)) >= len(data)})
 
 

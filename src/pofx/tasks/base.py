@@ -7,7 +7,8 @@ for each what is missing. An observed entry never travels through a network: ans
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from pofx.data import Batch, Data
 from pofx.kinds import KINDS
-from pofx.kinds.base import Space
+from pofx.kinds.base import Space, Variable
 from pofx.model import HOOKS, Model, Quality, Unsupported
 from pofx.randomness import Rng
 
@@ -132,12 +133,25 @@ def first_route(routes: tuple[Route, ...], offers: frozenset[str]) -> Route | No
     return next((r for r in routes if r.needs <= offers), None)
 
 
-def rows_of(model: Model, rows: Any) -> tuple[Tensor, Tensor]:
-    """A user's rows as x and observed, `(N, *event)`: a tensor already is in the model's coordinates (NaN: missing)."""
+def rows_of(model: Model, rows: Any, what: str = "rows") -> tuple[Tensor, Tensor]:
+    """A user's rows as x and observed, `(N, *event)`: a tensor already is in the model's coordinates (NaN: missing).
+
+    Raises:
+        ValueError: no rows (the message calls them `what`), or rows that do not fit.
+    """
+    other = isinstance(rows, (str, bytes, Mapping, Tensor))  # whose length is no number of rows
+    none = not other and hasattr(rows, "__len__") and not len(rows)
+    x, observed = (torch.zeros(0),) * 2 if none else _encoded(model, rows)
+    if not len(x):
+        raise ValueError(f"got no {what}; expected at least one.")
+    return x, observed
+
+
+def _encoded(model: Model, rows: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(rows, Data):
+        rows = recoded(model, rows)
     if isinstance(rows, Batch):
         return rows.x, torch.ones_like(rows.x, dtype=torch.bool) if rows.observed is None else rows.observed
-    if isinstance(rows, Data):
-        return rows_of(model, rows.rows)
     if not isinstance(rows, Tensor):
         return KINDS[model.space.kind].encode(rows, model.space)
     x = rows.unsqueeze(0) if tuple(rows.shape) == model.space.shape else rows
@@ -147,6 +161,75 @@ def rows_of(model: Model, rows: Any) -> tuple[Tensor, Tensor]:
     if x.is_floating_point() and torch.isinf(x).any():
         raise ValueError("got inf among the rows; expected finite numbers, or NaN where one is missing.")
     return torch.where(observed, x, torch.zeros_like(x)), observed
+
+
+def recoded(model: Model, data: Data, part: str | None = None) -> Batch:
+    """The rows of a part of Data (None: all) in the model's own coordinates.
+
+    Every file is read with codes of its own, which depend on the values that it happens to hold: they are looked up by
+    value. Columns are found by name.
+
+    Raises:
+        ValueError: a class, a word or a column that the model does not know, or lacks.
+    """
+    rows = data.rows if part is None else data.part(part)
+    x, observed = _reread(rows.x, rows.observed, data.space, model.space)
+    given = dict(rows.given)
+    for name in given.keys() & model.given.keys() & data.given_spaces.keys():
+        theirs, ours = data.given_spaces[name], model.given[name]
+        v, known = theirs.variables[0], ours.variables[0]
+        if ours.shape == theirs.shape == () and known.discrete:
+            names = classes_of(v) if v.discrete else None
+            if names == classes_of(known):
+                continue
+            values = given[name].tolist() if names is None else [names[k] for k in given[name].long().tolist()]
+            given[name] = torch.tensor(_looked_up(name, values, known), dtype=ours.torch_dtype)
+        elif ours.shape and ours.kind != "array":
+            given[name] = _reread(given[name], None, theirs, ours)[0]
+    return Batch(x, given, observed)
+
+
+def own(model: Model, data: Data) -> Data:
+    """Data in the model's own coordinates, in which what the model draws can stand beside its rows."""
+    rows, spaces = recoded(model, data), dict(data.given_spaces)
+    if rows.x is data.x and all(rows.given[k] is v for k, v in data.given.items()):
+        return data  # coded alike
+    spaces |= {k: s for k, s in model.given.items() if k in spaces}
+    return dataclasses.replace(
+        data, x=rows.x, space=model.space, given=rows.given, given_spaces=spaces, observed=rows.observed
+    )
+
+
+def _reread(x: Tensor, observed: Tensor | None, theirs: Space, ours: Space) -> tuple[Tensor, Tensor | None]:
+    """x of one Space as x of another, through the user's own type; as it is where both mean the same by it."""
+    if _coding(theirs) == _coding(ours) or not len(x):
+        return x, observed
+    kind = KINDS[theirs.kind]
+    rows = kind.restore(x, theirs)
+    if observed is not None and not bool(observed.all()):
+        rows = kind.blank(rows, observed, theirs)
+    fresh, seen = KINDS[ours.kind].encode(rows, ours)
+    if len(fresh) != len(x):
+        raise ValueError(f"got Data with rows of shape {theirs.shape}, expected {ours.shape} as the model was fitted.")
+    return fresh, None if bool(seen.all()) else seen
+
+
+def _coding(space: Space) -> tuple[Any, ...]:
+    """What decides which numbers stand for a row; location, spread and bounds do not."""
+    each = ((v.name, v.discrete, v.levels, v.values, v.resolution) for v in space.variables)
+    return space.shape, space.kind, space.meta, *each
+
+
+def classes_of(v: Variable) -> tuple[Any, ...]:
+    """What the user calls the codes 0 .. K-1 of a discrete variable."""
+    return tuple(v.values) if v.values else tuple(range(v.levels))
+
+
+def at_least_one(task: str, **counts: int) -> None:
+    """Raise ValueError where a count is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{task}: got {name} = {count}, expected at least 1.")
 
 
 def given_for(model: Model, given: Mapping[str, Any] | None, rows: int) -> dict[str, Tensor]:
@@ -181,13 +264,23 @@ def _code(name: str, value: Any, space: Space) -> Tensor:
         return coded[0] if one else coded
     if not v.discrete or v.values is None:
         return torch.as_tensor(value)
-    codes = {str(known): code for code, known in enumerate(v.values)}
     items = value if isinstance(value, (list, tuple)) or getattr(value, "ndim", None) else [value]
-    unseen = [i for i in items if str(i) not in codes]
-    if unseen:
-        raise ValueError(f"given {name!r}: {unseen[0]!r} was never seen; known are {', '.join(list(codes)[:12])}.")
-    found = torch.tensor([codes[str(i)] for i in items])
+    found = torch.tensor(_looked_up(name, items, v))
     return found if items is value else found[0]
+
+
+def _looked_up(name: str, values: Sequence[Any], v: Variable) -> list[int]:
+    """The codes of values, which may be said as words or as equal numbers: "1" and 1.0 are 1."""
+    words = {str(known): code for code, known in enumerate(classes_of(v))}
+    equal = {float(known): code for code, known in enumerate(classes_of(v)) if isinstance(known, (int, float))}
+    found = []
+    for value in values:
+        code = words.get(str(value))
+        code = equal.get(float(value)) if code is None and isinstance(value, numbers.Real) else code
+        if code is None:
+            raise ValueError(f"given {name!r}: {value!r} was never seen; known are {', '.join(list(words)[:12])}.")
+        found.append(code)
+    return found
 
 
 class Pools:

@@ -24,7 +24,7 @@ from pofx.metrics.classes import temperature_of
 from pofx.metrics.scores import conformal_pvalues
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, classes_of, recoded, route, rows_of, solve
 from pofx.wrappers import Joint
 
 QUESTION = "Which class is it, and is it any of them?"
@@ -52,7 +52,7 @@ def classify(
         name: which given is the class; None: the only category.
         prior: class -> its share, or `(K,)`; None: all alike, or the calibration rows' shares.
         calibration: Data with the class as a given, of which the validation part is used: sets the temperature, and the
-            p-values of "of no class".
+            p-values of "of no class". Its classes are found by name; it may lack some.
         draws: Monte-Carlo draws of a bound.
         rng: of those draws.
         route: a route by name; None takes the best.
@@ -63,7 +63,9 @@ def classify(
 
     Raises:
         Unsupported: the model knows no class, or its density is unnormalised.
+        ValueError: no rows, or a class in the calibration rows that the model was not fitted to.
     """
+    at_least_one("classify", draws=draws)
     asked = {"name": name, "prior": prior, "calibration": calibration, "draws": draws, "rng": Rng(rng)}
     return solve("classify", ROUTES, model, route, x=x, **asked)
 
@@ -73,8 +75,8 @@ def by_bayes(
 ) -> Answer:
     """Bayes' rule over p(x | class), for every class."""
     cause = _cause(model, name)
-    classes = _classes(model.given[cause].variables[0])
-    valid = None if calibration is None else _valid(calibration, cause)
+    classes = classes_of(model.given[cause].variables[0])
+    valid = None if calibration is None else _valid(model, calibration, cause)
     shares = _shares(prior, classes, None if valid is None else valid.given[cause])
     joint, seed = Joint(model, cause, shares.log()), rng.seed()
     rows, observed = rows_of(model, x)
@@ -82,7 +84,7 @@ def by_bayes(
     found: dict[str, Any] = {}
     log_p = torch.logsumexp(log_joint, 1)
     if valid is not None:
-        known, seen = rows_of(model, valid)
+        known, seen = rows_of(model, valid, "calibration rows")
         theirs, _ = _log_joint(joint, known, seen, draws, seed)
         found["temperature"] = temperature_of(theirs, valid.given[cause])
         found["belongs"] = conformal_pvalues(-_finite(torch.logsumexp(theirs, 1)), -_finite(log_p))
@@ -101,6 +103,7 @@ def by_label(
         raise Unsupported("p(class | x) was learnt with its own prior")
     (cause,) = model.given
     rows = torch.as_tensor(x if not isinstance(x, (Batch, Data)) else x.x)
+    at_least_one("classify", rows=len(rows))
     parts, exact, seed = [], True, rng.seed()
     with torch.no_grad():
         for start in range(0, len(rows), CHUNK):
@@ -111,7 +114,7 @@ def by_label(
             parts.append(torch.stack([one.value for one in told], 1))
             exact = exact and all(one.stderr is None and one.quality in CANCELS for one in told)
     quality = Quality.EXACT if exact else Quality.ESTIMATE
-    return _answer(torch.cat(parts).double().softmax(1), _classes(v), quality, {})
+    return _answer(torch.cat(parts).double().softmax(1), classes_of(v), quality, {})
 
 
 def _answer(p: Tensor, classes: tuple[Any, ...], quality: Quality, found: Mapping[str, Any]) -> Answer:
@@ -148,14 +151,14 @@ def _cause(model: Model, name: str | None) -> str:
     return name
 
 
-def _classes(v: Any) -> tuple[Any, ...]:
-    return tuple(v.values) if v.values else tuple(range(v.levels))
-
-
-def _valid(calibration: Data, cause: str) -> Batch:
-    valid = calibration.part("valid")
-    if cause not in valid.given or len(valid) < 2:
-        raise ValueError(f"classify: the calibration rows carry no {cause!r}, or are too few; pass Data given it.")
+def _valid(model: Model, calibration: Data, cause: str) -> Batch:
+    """The calibration rows and their classes, by the model's own codes: theirs depend on which classes they hold."""
+    if cause not in calibration.given:
+        has = sorted(calibration.given) or "nothing"
+        raise ValueError(f"classify: the calibration rows are given {has}; expected Data given {cause!r}.")
+    valid = recoded(model, calibration, "valid")
+    if len(valid) < 2:
+        raise ValueError(f"classify: got {len(valid)} calibration rows (the validation part); expected at least 2.")
     return valid
 
 

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from pofx.data import Data
 from pofx.kinds import KINDS
+from pofx.kinds.base import Kind
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, recoded, route, rows_of, solve
 from pofx.tasks.impute import ROUTES as COMPLETIONS
 
 QUESTION = "What comes next?"
@@ -70,9 +71,9 @@ def forecast(
     Raises:
         ValueError: an unknown glyph, other channels, a past or `ahead` that does not fit. Unsupported: no route.
     """
-    if draws is not None and draws < 1:
-        raise ValueError(f"forecast: got draws = {draws}, expected at least 1.")
+    at_least_one("forecast", draws=1 if draws is None else draws)
     kind, rng = KINDS[model.space.kind], Rng(rng)
+    _ordered(kind)
     if calibration is not None and not kind.measures:
         raise ValueError("forecast: calibration rows set the quantiles of series; continuations of others have none.")
     if model.space.kind == "text":
@@ -107,6 +108,7 @@ def log_score(model: Model, x: Any, past: int, given: Mapping[str, Any] | None =
         given: name -> one value, or N values.
         draws: of a bound, whose difference is an estimate.
     """
+    at_least_one("log_score", draws=draws)
     rows, seen = rows_of(model, x)
     if not 0 <= past < model.space.shape[0]:
         raise ValueError(f"log_score: past is {past}; a row has {model.space.shape[0]} steps.")
@@ -130,6 +132,17 @@ def by_given(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor]
 
 
 ROUTES = (route(by_given, "sample"), *COMPLETIONS)
+
+
+def _ordered(kind: Kind) -> None:
+    """Raise ValueError where nothing comes after a row of this kind."""
+    if type(kind).past is not Kind.past:
+        return
+    if kind.name in ("table", "array"):  # whose files could be read as series
+        what = "a table" if kind.name == "table" else "an array"
+        raise ValueError(f"forecast: this model was fitted to {what}; fit it as a series (kind='series') to forecast.")
+    what = "what comes next is asked of series, text, audio, music and video"
+    raise ValueError(f"forecast: this model was fitted to the kind {kind.name!r}, which has no order; {what}.")
 
 
 def _question(
@@ -167,12 +180,13 @@ def _calibrated(
     model: Model, future: Tensor, calibration: Data, ahead: int, rng: Rng, wanted: str
 ) -> tuple[Tensor, int]:
     """Draws `(draws, N, H, C)`, spread as the errors of the calibration rows are; and how many rows there were."""
-    valid = calibration.part("valid")
-    if calibration.space.shape != model.space.shape or len(valid) < 20:
+    count = len(calibration.part("valid"))
+    if calibration.space.shape != model.space.shape or count < 20:
         raise ValueError(
-            f"forecast: the calibration rows are {len(valid)} windows of shape {calibration.space.shape}; expected at "
+            f"forecast: the calibration rows are {count} windows of shape {calibration.space.shape}; expected at "
             f"least 20 of {model.space.shape}, as the model was fitted."
         )
+    valid = recoded(model, calibration, "valid")
     some = valid.take(torch.linspace(0, len(valid) - 1, min(CALIBRATING, len(valid))).long())
     seen = torch.ones_like(some.x, dtype=torch.bool) if some.observed is None else some.observed
     known = seen.clone()
