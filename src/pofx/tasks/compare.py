@@ -141,13 +141,26 @@ def read(folder: str | Path) -> Comparison:
     """A comparison that was made before.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none. ValueError: its file is cut off or damaged.
     """
     folder = Path(folder)
     if not (folder / "rows.json").exists():
         raise FileNotFoundError(f"{folder} holds no comparison; make one with `pofx compare DATA --out {folder}`.")
-    saved = json.loads((folder / "rows.json").read_text())
+    saved = _json(folder / "rows.json", folder, ("settings", "rows"))
     return Comparison(tuple(saved["rows"]), folder, Data.load(folder / "data.safetensors"), saved["settings"])
+
+
+def _json(path: Path, folder: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object that the comparison in a folder wrote."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict) and all(k in found for k in keys):
+            return found
+        why = f"expected an object with {', '.join(keys)}" if keys else "expected an object"
+    except ValueError as error:  # bytes that are no text, too
+        why = str(error)
+    again = f"`pofx compare DATA --out {folder} --resume`, which keeps what was measured"
+    raise ValueError(f"{path} is damaged or cut off ({why}); remove it and run {again}.")
 
 
 def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,7 +186,7 @@ def held_out(source: Any) -> int | None:
 
 def _prepare(folder: Path, data: Data, settings: dict[str, Any], resume: bool) -> None:
     known = folder / "settings.json"
-    if known.exists() and resume and json.loads(known.read_text()) != settings:
+    if known.exists() and resume and _json(known, folder) != settings:
         raise ValueError(f"{folder} holds a comparison with other settings; give the same ones, or another folder.")
     if known.exists() and not resume:
         raise ValueError(f"{folder} already holds a comparison; give another folder (--out), or resume it (--resume).")
@@ -235,7 +248,7 @@ def _stage(spec: dict[str, Any]) -> dict[str, Any]:
 def _row(spec: dict[str, Any]) -> dict[str, Any]:
     path = Path(spec["folder"]) / "row.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return _json(path, path.parent.parent)
     log = Path(spec["folder"]) / "log.txt"
     tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
     words = {"family": spec["name"], "baseline": spec["family"] in BASELINE_NAMES}
