@@ -83,3 +83,21 @@ def test_bits_of_a_frame_with_gaps_are_those_of_an_entry():
     observed = torch.tensor(gaps.notna().to_numpy())
     bits = bits_per_dim(density(model, gaps).value, model.space, observed)
     assert float(bits.nanmean()) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("resolution", [0.0, 0.1])
+def test_the_flow_gives_nothing_beyond_a_bound(resolution):
+    model = relaxed(Variable("share", "bounded", low=0.0, high=1.0, mean=0.5, scale=0.2, resolution=resolution))
+    log_p = density(model, torch.tensor([[0.5], [1.2], [-3.0]]).double(), route="probability flow", rng=0).value
+    assert math.isfinite(log_p[0]) and log_p[1:].tolist() == [-math.inf, -math.inf]
+
+
+def test_draws_are_at_least_one():
+    with pytest.raises(ValueError, match="draws = 0, expected at least 1"):
+        density(relaxed(Variable("a")), torch.zeros(1, 1), draws=0)
+
+
+def test_what_is_unnormalised_is_in_nats_up_to_a_constant():
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    model = pofx.fit(x, "experts", seed=0, progress=False)
+    assert density(model, x[:5]).unit == "nats, up to a constant"

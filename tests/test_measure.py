@@ -86,3 +86,12 @@ def test_labels_stay_with_their_rows(monkeypatch):
 def test_a_frame_can_be_compared():
     """What is compared may be rows in memory, which are no name of bundled data."""
     assert held_out(pd.DataFrame({"a": [1.0, 2.0]})) is None and held_out("digits") == 300
+
+
+def test_bits_are_of_an_observed_entry():
+    """Independent fair codes of four levels are 2 bits each, however many of them are missing."""
+    x = pd.DataFrame(np.random.default_rng(0).integers(4, size=(800, 4)).astype(float)).rename(columns=str)
+    for rows in (x, x.mask(np.random.default_rng(1).random(x.shape) < 0.5)):
+        data = open_data(rows)
+        row = measure._density(fit(data, "mixture", seed=0, progress=False), data, {"draws": 1}, {})
+        assert row["bits_per_dim"] == pytest.approx(2, abs=0.03) and row["stderr"] < 0.02

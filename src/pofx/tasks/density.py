@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from pofx.engines.diffusion import VE, ode_log_prob
 from pofx.kinds.base import Space
+from pofx.kinds.relax import Chart
 from pofx.model import Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
 
 QUESTION = "How likely is x?"
 UNIT = "nats"
@@ -51,6 +53,7 @@ def density(
     Returns:
         An Answer with value `(N,)` float64 and, for a bound or an estimate, `stderr` `(N,)`.
     """
+    at_least_one("density", draws=draws)
     x, observed = rows_of(model, x)
     given = given_for(model, given, len(x))
     return solve("density", ROUTES, model, route, x=x, observed=observed, given=given, draws=draws, rng=Rng(rng))
@@ -66,8 +69,10 @@ def bits_per_dim(log_p: Tensor, space: Space, observed: Tensor | None = None) ->
     """
     if not space.mass:
         raise Unsupported("bits per dimension need a bin width, and this space has real columns of resolution 0.")
-    count = space.size if observed is None else observed.reshape(len(observed), -1).sum(1).to(log_p.device)
-    return -log_p / (count * math.log(2))
+    if observed is None:
+        return -log_p / (space.size * math.log(2))
+    count = observed.flatten(1).sum(1).to(log_p)
+    return -log_p / (count * math.log(2)).masked_fill(count == 0, math.nan)
 
 
 def by_log_prob(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng) -> Answer:
@@ -102,14 +107,18 @@ def by_probability_flow(
 
     exact, K = chart.space.size <= 16, max(2, min(draws, MOST))
     if chart.exact:  # a change of variables: no noise, no bound
-        return answer_of(model, [once(K)])
+        return answer_of(model, [_within(chart, x, once(K))])
     log_w = torch.stack([once(1).value for _ in range(K)])  # whose spread is that of u and of the probes
     if exact:
         share = log_w.softmax(0) * K
         value, stderr = torch.logsumexp(log_w, 0) - math.log(K), share.std(0) / math.sqrt(K)
     else:  # the exponential of a noisy log w is no unbiased weight: only the mean of log w bounds log p
         value, stderr = log_w.mean(0), log_w.std(0) / math.sqrt(K)
-    return answer_of(model, [Value(value, Quality.ESTIMATE + Quality.LOWER, stderr, {"draws": K})])
+    return answer_of(model, [_within(chart, x, Value(value, Quality.ESTIMATE + Quality.LOWER, stderr, {"draws": K}))])
+
+
+def _within(chart: Chart, x: Tensor, value: Value) -> Value:
+    return replace(value, value=value.value.masked_fill(chart.outside(x), -math.inf))
 
 
 def answer_of(model: Model, parts: list[Value]) -> Answer:
@@ -126,7 +135,8 @@ def answer_of(model: Model, parts: list[Value]) -> Answer:
     errors = [torch.zeros_like(p.value) if p.stderr is None else p.stderr for p in parts]
     stderr = None if all(p.stderr is None for p in parts) else torch.cat(errors)
     quality = functools.reduce(Quality.__add__, (p.quality for p in parts))  # chunks may differ in what they miss
-    return Answer(log_p, model.space.unit(), quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics)
+    unit = "nats, up to a constant" if quality is Quality.UNNORMALISED else model.space.unit()
+    return Answer(log_p, unit, quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics)
 
 
 ROUTES = (

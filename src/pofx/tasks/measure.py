@@ -30,6 +30,7 @@ from pofx.metrics.base import subset
 from pofx.model import Model, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.anomaly import anomaly
+from pofx.tasks.base import rows_of
 from pofx.tasks.density import bits_per_dim, density
 from pofx.tasks.impute import impute
 from pofx.tasks.sample import sample
@@ -103,12 +104,12 @@ def _density(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, 
     test = data.part("test")
     answer = density(model, test, _given(test), draws=spec["draws"], rng=0)
     tensors["log_p"] = answer.value
-    mean, stderr = float(answer.value.mean()), float(answer.value.std() / math.sqrt(len(answer.value)))
-    factor = 1 / (data.space.size * math.log(2)) if data.space.mass else None
+    bits = bits_per_dim(answer.value, data.space, rows_of(model, test)[1]) if data.space.mass else None
+    told = answer.value if bits is None else bits[~bits.isnan()]  # a row of gaps alone has no bits
     return {
-        "nats": mean,
-        "bits_per_dim": float(bits_per_dim(answer.value, data.space).mean()) if factor else None,
-        "stderr": stderr * factor if factor else stderr,
+        "nats": float(answer.value.mean()),
+        "bits_per_dim": None if bits is None else float(told.mean()),
+        "stderr": float(told.std() / math.sqrt(len(told))),
         "quality": answer.quality.value,
         "density_route": answer.route,
         "unit": answer.unit,
