@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pofx.data import Data, open_data
+import pofx
+from pofx.data import Batch, Data, open_data
 from pofx.families import family
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, category, real
@@ -20,7 +21,7 @@ from pofx.randomness import Rng
 from pofx.records import Cursor
 from pofx.tasks import TASKS
 from pofx.tasks.anomaly import anomaly
-from pofx.tasks.base import Pools, first_route, given_for, rows_of
+from pofx.tasks.base import Pools, at_least_one, first_route, given_for, recoded, rows_of
 from pofx.tasks.density import answer_of, bits_per_dim, density
 from pofx.tasks.impute import impute
 from pofx.tasks.sample import sample
@@ -118,6 +119,50 @@ def test_rows_are_read_and_refused():
             rows_of(model, bad)
 
 
+def test_no_rows_are_refused_however_they_come():
+    model, none = gaussian(), torch.zeros(0, 2).double()
+    data = Data(none, model.space, split={"test": torch.arange(0)})
+    for rows in (none, none.numpy(), [], (), Batch(none), data, data.part("test")):
+        with pytest.raises(ValueError, match="got no rows; expected at least one"):
+            rows_of(model, rows)
+    with pytest.raises(ValueError, match="got no past; expected at least one"):
+        rows_of(model, none, "past")
+    fitted = fit(open_data(frame()), "gaussian", progress=False)
+    for ask in (density, anomaly, impute):
+        for rows in (frame()[:0], frame()[:0].to_dict("list"), none.new_zeros(0, 3)):
+            with pytest.raises(ValueError, match="got no rows; expected at least one"):
+                ask(fitted, rows)
+    with pytest.raises(ValueError, match="expected"):
+        rows_of(model, torch.zeros(0, 3))
+
+
+def test_data_of_another_file_is_read_by_its_values():
+    """The codes of words depend on which of them a file holds, and so do those of classes; columns have names."""
+    label = {"label": category(3, values=(1, 2, 3)), "free": real()}
+    model = fit(open_data(frame()), "gaussian", progress=False).core.build(open_data(frame()).space, label)
+    rows = frame(40).sort_values("word").tail(15)[["b", "word", "a"]].reset_index(drop=True)
+    rows.loc[2, "a"] = np.nan
+    given = {"label": torch.tensor([1.0, 0.0, 1.0] * 5), "free": torch.arange(15.0)}
+    spaces = {"label": Space((), (Variable("label", "ordinal", 2, (1.0, 3.0)),)), "free": real()}
+    data = open_data(rows, test=5, valid=0).with_given({k: (given[k], spaces[k]) for k in given})
+    assert data.space.variable(1).levels == 1
+    found = recoded(model, data)
+    want = rows_of(model, rows)
+    assert torch.equal(found.x, want[0]) and torch.equal(found.observed, want[1])
+    assert found.given["label"].tolist() == [2, 0, 2] * 5 and found.given["free"] is given["free"]
+    some = recoded(model, data, "test")
+    assert torch.equal(some.x, found.x[data.split["test"]]) and torch.equal(rows_of(model, data)[0], want[0])
+    numbers = {"label": (torch.tensor([1.0, 2.0, 3.0] * 5), real())}  # a class that was read as a number
+    assert recoded(model, data.without_given().with_given(numbers)).given["label"].tolist() == [0, 1, 2] * 5
+    own = Data(want[0], model.space, {"label": torch.tensor([0] * 15)}, {"label": model.given["label"]})
+    same = recoded(model, own)
+    assert same.x is own.x and same.given["label"] is own.given["label"]
+    with pytest.raises(ValueError, match="'huge', which is unknown"):
+        recoded(model, open_data(rows.assign(word="huge")))
+    with pytest.raises(ValueError, match="no column"):
+        recoded(model, open_data(rows.drop(columns="b")))
+
+
 def test_givens_are_read_and_refused():
     model = gaussian({"label": category(3, values=("a", "b", "c"))})
     assert given_for(model, {"label": "b"}, 4)["label"].tolist() == [1] * 4
@@ -125,6 +170,9 @@ def test_givens_are_read_and_refused():
     for bad, words in [({"label": "z"}, "never seen"), ({"colour": 1}, "unknown"), ({"label": ["a", "b"]}, "shape")]:
         with pytest.raises(ValueError, match=words):
             given_for(model, bad, 4)
+    years = gaussian({"year": category(2, values=(1999, 2000))})
+    told = [given_for(years, {"year": year}, 1)["year"].tolist() for year in (2000, 2000.0, np.float32(2000), "2000")]
+    assert told == [[1]] * 4, "a column of whole numbers with gaps holds floats"
 
 
 def test_every_route_listens_to_its_given():
@@ -216,6 +264,9 @@ def test_bad_counts_are_refused():
         sample(gaussian(), 0)
     with pytest.raises(ValueError, match="at least 1"):
         impute(gaussian(), torch.zeros(1, 2).double(), draws=0)
+    at_least_one("some", draws=1, rows=2)
+    with pytest.raises(ValueError, match="some: got rows = 0, expected at least 1"):
+        at_least_one("some", draws=1, rows=0)
     with pytest.raises(ValueError, match="observed has shape"):
         impute(gaussian(), torch.zeros(1, 2).double(), observed=torch.ones(2, 2, dtype=torch.bool))
 
@@ -268,3 +319,13 @@ def test_draws_of_a_chain_or_a_solver_are_estimates(name):
         model.fit_closed(data, Rng(0))
     expected = Quality.EXACT if name == "gaussian" else Quality.ESTIMATE
     assert sample(model, 2, rng=0).quality is expected
+
+
+@pytest.mark.parametrize("task", ["density", "anomaly", "contribute", "depend", "dimension", "impute", "restore"])
+def test_no_answer_has_no_draws(task):
+    model = pofx.fit(np.random.default_rng(0).normal(size=(50, 2)), "gaussian", seed=0, progress=False)
+    x = np.zeros((2, 2))
+    rows = {"depend": (), "restore": (x, lambda u: u, 1.0)}.get(task, (x,))
+    for draws in (0, -1):
+        with pytest.raises(ValueError, match=f"{task}: got draws = {draws}, expected at least 1"):
+            getattr(pofx, task)(model, *rows, draws=draws)

@@ -25,7 +25,7 @@ from pofx.kinds.base import Variable
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.records import Predictive
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
 
 QUESTION = "Which entries make x unlikely?"
 UNIT = "nats an entry"
@@ -56,6 +56,7 @@ def contribute(
     Returns:
         An Answer whose value is `(N, *event)` float64.
     """
+    at_least_one("contribute", draws=draws)
     rows, observed = rows_of(model, x)
     c = given_for(model, given, len(rows))
     return solve("contribute", ROUTES, model, route, x=rows, observed=observed, given=c, draws=draws, rng=Rng(rng))

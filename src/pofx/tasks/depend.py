@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, solve
 
 QUESTION = "Which entries say something about which others?"
 UNIT = "nats"
@@ -53,6 +53,7 @@ def depend(
     """
     if model.space.size > LARGEST:
         raise ValueError(f"depend: {model.space.size} entries make too many pairs; expected at most {LARGEST}.")
+    at_least_one("depend", draws=draws)
     c = given_for(model, given, draws)
     return solve("depend", ROUTES, model, route, given=c, draws=draws, rng=Rng(rng))
 

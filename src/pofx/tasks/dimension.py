@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
 
 QUESTION = "In how many directions does x really vary?"
 UNIT = "dimensions"
@@ -63,6 +63,7 @@ def dimension(
     """
     if not scale > 0:
         raise ValueError(f"dimension: scale is {scale}; expected a number above 0.")
+    at_least_one("dimension", draws=draws)
     stream, count = Rng(rng), ROWS
     if x is not None:
         rows, observed = rows_of(model, x)

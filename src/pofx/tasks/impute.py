@@ -24,7 +24,7 @@ from pofx.engines.guidance import guided
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, Pools, given_for, route, rows_of, solve
+from pofx.tasks.base import Answer, Pools, at_least_one, given_for, route, rows_of, solve
 from pofx.tasks.completion import summary
 
 QUESTION = "What is missing?"
@@ -58,8 +58,7 @@ def impute(
         Its diagnostics hold what the draws say together: "mean" in the user's type, "spread", "low" and "high" (see
         `completion.summary`).
     """
-    if draws < 1:
-        raise ValueError(f"impute: got draws = {draws}, expected at least 1.")
+    at_least_one("impute", draws=draws)
     models = [model] if isinstance(model, Model) else list(model)
     rows, seen = rows_of(models[0], x)
     if observed is not None:

@@ -35,7 +35,7 @@ from pofx.kinds import KINDS
 from pofx.kinds.relax import Chart
 from pofx.model import Model, Predictive, Quality, Unsupported
 from pofx.randomness import Opposed, Rng
-from pofx.tasks.base import Answer, given_for, route, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, solve
 
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
@@ -77,6 +77,7 @@ def restore(
         Unsupported: the data has categories, or the model has no route. ValueError: y does not fit A, or noise is 0.
     """
     y = torch.as_tensor(y, dtype=torch.float64)
+    at_least_one("restore", draws=draws)
     if not noise > 0:
         raise ValueError(f"restore: got noise = {noise}; expected the standard deviation of y, above 0.")
     shape = tuple(measure(torch.zeros(1, *model.space.shape, dtype=torch.float64)).shape[1:])

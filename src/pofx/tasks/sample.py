@@ -16,7 +16,7 @@ from pofx.engines.diffusion import VE, heun, prior
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
-from pofx.tasks.base import Answer, given_for, route, solve
+from pofx.tasks.base import Answer, at_least_one, given_for, route, solve
 from pofx.tasks.temper import TEMPERED
 
 QUESTION = "What else could there be, like the data but new?"
@@ -52,8 +52,7 @@ def sample(
     Raises:
         Unsupported: the model does not draw, or cannot temper what it draws. ValueError: an argument out of its range.
     """
-    if n < 1:
-        raise ValueError(f"sample: got n = {n}, expected at least 1.")
+    at_least_one("sample", n=n)
     if not (0 < temperature < math.inf and 0 < truncation <= 1):
         got = f"temperature = {temperature}, truncation = {truncation}"
         raise ValueError(f"sample: got {got}; expected a number above 0, and a share in (0, 1].")
