@@ -1,6 +1,7 @@
 """Tempered draws against their laws: powers of tables, of normals, of pairs, and what a truncation keeps."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -121,6 +122,14 @@ def test_by_latents_a_normal_stays_one():
     z = model.encode(pofx.sample(model, N, truncation=0.6, rng=0).raw).mean
     edge = stats.norm.ppf(0.8)
     assert float(z.abs().max()) <= edge + 1e-5 and float(z.abs().max()) > 0.99 * edge
+
+
+def test_by_latents_the_noise_of_a_decoder_is_tempered_too():
+    """A VAE of pictures with few codes: draws are as likely as its likeliest, and its own are not."""
+    x = (np.random.default_rng(0).random((400, 6)) < 0.3).astype(float)
+    model = pofx.fit(pd.DataFrame(x).rename(columns=str), "vae", budget="150 steps", seed=0, progress=False)
+    cold, plain = (pofx.sample(model, 2000, temperature=t, rng=0).raw.double().mean() for t in (0.1, 1.0))
+    assert abs(float(plain) - 0.3) < 0.05 and float(cold) < 0.05  # .3^10 beside .7^10
 
 
 def test_by_weights_x_is_a_power():

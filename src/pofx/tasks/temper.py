@@ -1,7 +1,7 @@
 """Temper: draws that are likelier, or wilder, than the model's own.
 
     by steps       x_i ~ p(x_i | x_<i)^(1/T) / Z_i                    each entry by itself
-    by latents     z ~ N(0, T I),  x ~ p(x | z)
+    by latents     z ~ N(0, T I),  x_i ~ p(x_i | z)^(1/T) / Z_i
     by weights     x ~ p(x)^(1/T) / Z                                 one of several draws, with weight p^(1/T - 1)
 
 T < 1 draws what is likelier and less various, T > 1 what is less likely. A truncation s < 1 keeps the likeliest share:
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pofx.kinds import KINDS
 from pofx.kinds.base import Variable
+from pofx.kinds.likelihood import Likelihood
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.records import Predictive
@@ -89,17 +90,22 @@ def by_latents(
 ) -> Answer:
     """Codes from a wider or narrower normal law, decoded."""
     with torch.no_grad():
-        shape = _codes_like(model, {k: v[:2].expand(2, *v.shape[1:]) for k, v in given.items()}, rng)
-        parts = []
+        shape = _codes_like(model, {k: v[:1].expand(2, *v.shape[1:]) for k, v in given.items()}, rng)
+        parts, exact = [], True
         for start in range(0, n, CHUNK):
             rows = min(CHUNK, n - start)
             p = 0.5 + truncation * (rng.uniform((rows, *shape), torch.float64) - 0.5)
             z = math.sqrt(temperature) * torch.special.ndtri(p.clamp(1e-12, 1 - 1e-12))
-            parts.append(
-                model.decode(z.float(), {k: v[start : start + rows] for k, v in given.items()} or None).sample(rng)
-            )
+            ahead = model.decode(z.float(), {k: v[start : start + rows] for k, v in given.items()} or None)
+            every = [model.space.variable(i) for i in range(model.space.size)]
+            if type(ahead.likelihood) is Likelihood:  # a decoder with noise of its own, entry by entry
+                columns = [_one(ahead.entry(i), v, rng, temperature, truncation) for i, v in enumerate(every)]
+                parts.append(torch.stack(columns, 1))
+                exact = exact and all(map(_listed, every))
+            else:
+                parts.append(ahead.sample(rng))
     x = torch.cat(parts).reshape(n, *model.space.shape).to(model.space.torch_dtype)
-    return _answer(model, x, model.sampler)
+    return _answer(model, x, model.sampler + (Quality.EXACT if exact else Quality.ESTIMATE))
 
 
 def _codes_like(model: Model, given: dict[str, Tensor], rng: Rng) -> tuple[int, ...]:
