@@ -319,7 +319,8 @@ def table() -> None:
     head = f"{'cell':<14}{'method':<15}{three}{'  mean:':<8}{three}{'  half:':<8}{three}"
     print(f"{head}{'CPU s a draw':>14}")
     for d in sorted((d for d in finished() if d["stage"] == "judge"), key=lambda d: (d["data"], d["task"])):
-        parts = (" ".join(f"{v:7.2f}" for v in w.values()) if w else " " * 23 for w in (d["draw"], d["mean"], d["half"]))
+        three = (d["draw"], d["mean"], d["half"])
+        parts = (" ".join(f"{v:7.2f}" for v in w.values()) if w else " " * 23 for w in three)
         print(f"{d['data'] + '/' + d['task']:<14}{d['method']:<14}{'        '.join(parts)}{d['cpu_per_draw']:13.2f}")
 
 
