@@ -61,7 +61,8 @@ def restore(
     Args:
         model: fitted.
         y: measurements `(N, *measured)`, an array or a tensor, in the units of x.
-        measure: A, from x `(N, *event)` (float, in the data's own units) to `(N, *measured)`, differentiable.
+        measure: A, from x `(N, *event)` to `(N, *measured)`, differentiable; x is float, in the data's own units (a
+            column of levels by their places 0, 1, ...).
         noise: n, the standard deviation of each number of y; above 0.
         given: name -> one value, or N values.
         draws: of each row.
