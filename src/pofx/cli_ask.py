@@ -80,7 +80,8 @@ def anomaly(
     ] = None,
     level: Annotated[float, typer.Option(help="Count rows with p at most this.")] = 0.05,
     fdr: Annotated[
-        float | None, typer.Option(help="Flag rows, at most this share of them falsely (needs --calibration).")
+        float | None,
+        typer.Option(help="Flag rows, of which at most this share is expected to be false (needs --calibration)."),
     ] = None,
     background: Annotated[
         Path | None, typer.Option(help="A fitted model of what all such rows share: the likelihood ratio.")
