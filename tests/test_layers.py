@@ -20,7 +20,7 @@ FLOOR = {"randomness", "files"}
 DATA = FLOOR | {"kinds", "data"}
 MODEL = DATA | {"records", "model"}  # the hinge and its records
 MODELS = MODEL | {"wrappers", "families", "baselines"}
-LIBRARY = MODELS | {"engines", "nn", "metrics", "training", "tasks", "reporting", "check", ROOT}
+LIBRARY = MODELS | {"engines", "nn", "metrics", "drawing", "training", "tasks", "reporting", "check", ROOT}
 
 # layer: the layers that it may import (itself always, but see SIBLINGS)
 MAY = {
@@ -31,14 +31,15 @@ MAY = {
     "metrics": FLOOR,
     "kinds": FLOOR,
     "data": FLOOR | {"kinds"},
+    "drawing": DATA,
     "records": DATA,
     "model": DATA | {"records"},
     "wrappers": MODEL | {"engines"},
     "baselines": MODEL,
     "families": MODEL | {"wrappers", "engines", "nn"},
     "training": MODELS,
-    "tasks": MODEL | {"wrappers", "engines", "metrics"},
-    "reporting": MODELS | {"metrics", "tasks", "training"},
+    "tasks": MODEL | {"wrappers", "engines", "metrics", "drawing"},
+    "reporting": MODELS | {"metrics", "tasks", "training", "drawing"},
     "check": LIBRARY,
     "imputer": LIBRARY,
     ROOT: LIBRARY | {"imputer"},
@@ -48,7 +49,8 @@ MAY = {
     "cli_options": set(),
     "cli_ask": LIBRARY | {"cli_io", "cli_options"},
     "cli_act": LIBRARY | {"cli_io", "cli_options"},
-    "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "cli_act", "serve", "studio"},
+    "cli_look": LIBRARY | {"cli_io", "cli_options"},
+    "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "cli_act", "cli_look", "serve", "studio"},
     "__main__": {"cli"},
 }
 ALSO = {  # modules that may import more than their layer

@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from pofx.drawing.style import BRANCH, INK, MUTED, SOFT
 from pofx.model import Card, Model
 from pofx.reporting.numbers import shown
-from pofx.reporting.style import BRANCH, INK, MUTED, SOFT, escape, text_width
+from pofx.reporting.style import escape, text_width
 
 Edge = tuple[str, ...]
 GAP, HEIGHT, LEVEL, TOP = 44.0, 40.0, 70.0, 16.0

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from pofx.drawing.style import INK, MUTED, REAL, blank, plain
 from pofx.kinds.base import Variable
 from pofx.reporting.evidence import Evidence
 from pofx.reporting.numbers import shown
-from pofx.reporting.style import INK, MUTED, REAL, blank, figure, missing, plain, plot
+from pofx.reporting.style import figure, missing, plot
 
 ACROSS, POINTS, FEW = 4, 1200, 6
 

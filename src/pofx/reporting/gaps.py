@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.style import ACCENT, BRANCH, INK, MUTED, blank, plain
 from pofx.kinds.base import Space
-from pofx.reporting.style import ACCENT, BRANCH, INK, MUTED, blank, plain
 from pofx.tasks.base import Answer
 from pofx.tasks.completion import numbers
 

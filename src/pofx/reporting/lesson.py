@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from pofx.data import Data, open_data
+from pofx.drawing.style import INK, MUTED, blank, plain
 from pofx.families import family
 from pofx.kinds.relax import Chart
 from pofx.model import Model
 from pofx.randomness import Rng
-from pofx.reporting.style import INK, MUTED, blank, escape, figure, missing, plain, plot
+from pofx.reporting.style import escape, figure, missing, plot
 
 BLUE, ORANGE, LIMIT = "#2f6db5", "#c8691c", 2000
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.style import HOLE
 from pofx.kinds.base import Space
 from pofx.reporting.evidence import Evidence, Nearest
 from pofx.reporting.numbers import shown
-from pofx.reporting.style import HOLE, escape, figure, missing, name_of, picture
+from pofx.reporting.style import escape, figure, missing, name_of, picture
 
 SIDE = 320  # pixels of width that a sheet should have at least
 ROW, COLUMNS, FEWER = 12, 10, 8

@@ -1,4 +1,4 @@
-"""Style: colours, type and the small pieces of HTML that every section of the page is made of.
+"""Style: type and the small pieces of HTML that every section of the page is made of.
 
 Offers `CSS`, `colours_of`, `escape`, `figure`, `missing`, `picture`, `plot`. All pictures become data URIs: one file.
 """
@@ -10,19 +10,15 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from pofx.drawing.style import MUTED, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, MUTED, LINE, BRANCH, PAPER, SOFT = "#1f2328", "#6a7078", "#dcdfe3", "#aeb4bb", "#ffffff", "#f6f7f8"
-REAL, ACCENT, HOLE = "#5b6169", "#0b5cad", (247, 226, 186)
-PALETTE = (
-    "#8a6d3b", "#b8722c", "#7d8f2f", "#2f6db5", "#c2487a", "#1f8f84", "#6c54b3", "#c0392b", "#3d8b3d", "#a05a9c",
-    "#4f7f9f", "#9a7d0a",
-)  # fmt: skip
 GREYS = {"independent": "#8f959c", "copy": "#a9afb5", "uniform": "#c3c8cd"}
 
 CSS = """
@@ -155,26 +151,6 @@ def _fonts() -> list[str]:
     known = set(get_font_names())
     wanted = ("Source Sans 3", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
     return [name for name in wanted if name in known]
-
-
-def blank(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
-    """An empty figure in the page's type, inches."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(width, height), layout=layout)
-    drawing.patch.set_alpha(0)
-    return drawing
-
-
-def plain(axes: Any, title: str = "") -> None:
-    """Take away what is not data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(BRANCH)
-    axes.tick_params(labelsize=8, colors=MUTED, length=3)
-    axes.xaxis.label.set(size=8.5, color=MUTED)
-    axes.yaxis.label.set(size=8.5, color=MUTED)
-    if title:
-        axes.set_title(title, fontsize=10, loc="left", color=INK)
 
 
 def _uri(content: bytes, kind: str) -> str:

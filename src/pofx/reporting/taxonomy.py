@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pofx.drawing.style import BRANCH, INK, LINE, MUTED
 from pofx.model import Card
 from pofx.reporting.coverage import tree
-from pofx.reporting.style import BRANCH, INK, LINE, MUTED, escape, text_width
+from pofx.reporting.style import escape, text_width
 
 Leaves = dict[tuple[str, ...], list[str]]
 STANDARD = (

@@ -6,20 +6,27 @@ for each what is missing. An observed entry never travels through a network: ans
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pofx.data import Batch, Data
+from pofx.drawing.style import png
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space, Variable
 from pofx.model import HOOKS, Model, Quality, Unsupported
 from pofx.randomness import Rng
+from pofx.tasks import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Answer:
         raw: the same as a tensor in the model's coordinates, where there is one.
         stderr: standard error of a Monte-Carlo value.
         diagnostics: what the route noticed.
+        model, question: who was asked, and what the route was asked, by name; a picture needs both.
     """
 
     value: Any
@@ -77,6 +85,8 @@ class Answer:
     raw: Tensor | None = None
     stderr: Any = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    model: Model | None = field(default=None, repr=False, compare=False)
+    question: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def explain(self) -> str:
         """What the number means and how far to trust it, in words."""
@@ -88,10 +98,26 @@ class Answer:
         ]
         return "\n".join(lines)
 
+    def figure(self) -> Figure:
+        """A picture of the answer, as its task draws it (`figure` in the task's file).
+
+        Raises:
+            ValueError: there is nothing to draw: the task has no picture, or not of such rows.
+        """
+        draw = getattr(import_module(TASKS[self.task]), "figure", None) if self.task in TASKS else None
+        if draw is None or self.model is None:
+            raise ValueError(f"{self.task}: this answer has no picture; print(answer.explain()) says it in words.")
+        return draw(self)
+
     def _repr_html_(self) -> str:
         value = self.value
-        body = value._repr_html_() if hasattr(value, "_repr_html_") else f"<pre>{value!r:.2000}</pre>"
-        return f"<p><b>{self.task}</b> · {self.unit} · {self.quality.value} · {self.route}</p>{body}"
+        words = f"<p><b>{self.task}</b> · {self.unit} · {self.quality.value} · {self.route}</p>"
+        table = value._repr_html_() if hasattr(value, "_repr_html_") else ""
+        try:
+            image = base64.b64encode(png(self.figure())).decode()
+            return f'{words}<img alt="{self.task}" src="data:image/png;base64,{image}">{table}'
+        except (ValueError, NotImplementedError):  # Unsupported, too: the value itself is shown
+            return words + (table or f"<pre>{value!r:.2000}</pre>")
 
 
 MEANING = {
@@ -122,7 +148,7 @@ def solve(task: str, routes: tuple[Route, ...], model: Model, wanted: str | None
         except Unsupported as refusal:
             lacks.append(f"{candidate.name}: {str(refusal).rstrip('.')}")
             continue
-        return dataclasses.replace(answer, route=candidate.name, task=task)
+        return dataclasses.replace(answer, route=candidate.name, task=task, model=model, question=question)
     if wanted is not None and not lacks:
         raise ValueError(f"{task}: no route is called {wanted!r}; there are {[r.name for r in routes]}.")
     raise Unsupported(f"{model.name} cannot answer {task!r}: " + "; ".join(lacks) + ".")

@@ -73,7 +73,8 @@ def impute(
     told = dict(found.diagnostics)
     told |= summary(models[0].space, x, rows.cpu(), seen.cpu(), found.raw.cpu(), told.pop("expected", None))
     told["draws vary with"] = "the model's law and its fit" if len(models) > 1 else "the model's law, not its fit"
-    return replace(found, value=value, task="impute", unit=UNIT, diagnostics=told)
+    whole = {"x": rows, "observed": seen, "given": given, "draws": draws}
+    return replace(found, value=value, task="impute", unit=UNIT, diagnostics=told, model=models[0], question=whole)
 
 
 def _dealt(
