@@ -688,6 +688,16 @@ def test_folders_of_classes(tmp_path):
     assert Image().read(tmp_path, mode="RGB", size=(3, 7)).x.shape == (6, 3, 7, 3)
 
 
+@pytest.mark.parametrize(("shape", "tail"), [((5, 7), (5, 7, 1)), ((5, 7, 3), (5, 7, 3))])
+def test_one_picture_is_a_file_of_one_row(tmp_path, shape, tail):
+    levels = np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
+    Pillow.fromarray(levels).save(tmp_path / "one.png")
+    assert np.array_equal(Image().read(tmp_path / "one.png").x.numpy(), levels.reshape(1, *tail))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "one.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"cut.png cannot be read as a picture"):
+        Image().read(tmp_path / "cut.png")
+
+
 def test_a_damaged_picture_is_left_out_with_a_note(tmp_path):
     write_folder(tmp_path)
     good = (tmp_path / "dog" / "0.png").read_bytes()

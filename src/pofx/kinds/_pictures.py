@@ -1,7 +1,7 @@
 """Picture files: folders of PNG, JPEG, BMP and WebP, and idx files, as arrays of levels.
 
-Offers `read_folder`, `read_idx`, `labels_beside`. A damaged picture among good ones is left out with a note; pictures
-of several sizes or modes are an error that names the option which makes them one.
+Offers `read_folder`, `read_one`, `read_idx`, `labels_beside`. A damaged picture among good ones is left out with a
+note; pictures of several sizes or modes are an error that names the option which makes them one.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ def read_folder(
         raise ValueError(f"{folder}: none of {len(paths)} pictures can be read; the first: {notes[0]}.")
     _same(folder, found, size, mode)
     return np.stack(pictures), _classes(folder, kept), tuple(notes)
+
+
+def read_one(path: Path, size: tuple[int, int] | None = None, mode: str | None = None) -> Array:
+    """The picture `(1, H, W, C)` uint8 of a file.
+
+    Raises:
+        ValueError: it is damaged, or of a mode that `mode` does not settle.
+    """
+    try:
+        return _read_picture(path, size, mode)[0][None]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
 
 
 def _read_picture(path: Path, size: tuple[int, int] | None, mode: str | None) -> tuple[Array, tuple[int, int, str]]:

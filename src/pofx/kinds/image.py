@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pofx.kinds._arrays import header, is_arrays, label_array, load_arrays, main_array
-from pofx.kinds._pictures import SUFFIXES, is_idx, labels_beside, read_folder, read_idx
+from pofx.kinds._pictures import SUFFIXES, is_idx, labels_beside, read_folder, read_idx, read_one
 from pofx.kinds.base import Kind, Raw, Space, Variable, category, numbered
 
 FEW = 16  # pictures of at most this many levels keep their own number of levels
@@ -36,7 +36,7 @@ class Image(Kind):
             return any(p.suffix.lower() in SUFFIXES for p in source.rglob("*"))
         if is_arrays(source):
             return _is_pictures(*header(source))
-        return is_idx(source)
+        return is_idx(source) or source.suffix.lower() in SUFFIXES
 
     def read(
         self, source: Any, given: tuple[str, ...] = (), size: tuple[int, int] | None = None, mode: str | None = None
@@ -44,7 +44,7 @@ class Image(Kind):
         """Pictures `(N, H, W, C)`, uint8.
 
         Args:
-            source: a folder of pictures, an npz, npy or idx file, or an array of bytes.
+            source: a folder of pictures, one picture, an npz, npy or idx file, or an array of bytes.
             given: names of what x is given; there is only "label", which is read wherever there is one.
             size: (height, width) to resize to.
             mode: "L" (grey) or "RGB".
@@ -58,6 +58,9 @@ class Image(Kind):
         if isinstance(source, Path) and source.is_dir():
             pictures, words, notes = read_folder(source, size, mode)
             label, axis = (None if words is None else np.array(words)), pictures.shape[-1] > 1
+        elif isinstance(source, Path) and source.suffix.lower() in SUFFIXES:
+            pictures, label, notes = read_one(source, size, mode), None, ()
+            axis = pictures.shape[-1] > 1
         else:
             pictures, label, notes = _array_of(source)
             axis = pictures.ndim == 4
