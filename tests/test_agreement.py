@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import pofx
 from pofx.families.gaussian import Gaussian
 from pofx.kinds.base import Space, Variable, real
 from pofx.metrics import conformal_pvalues
@@ -56,6 +59,38 @@ def test_sampling_routes_agree():
     a, b = (sample(model, 4000, rng=seed, route=r).raw for seed, r in enumerate(("sampler", "probability flow")))
     for f in (lambda x: x, lambda x: (x - 3).square(), lambda x: x[:, :1] * x[:, 1:]):
         assert means_z(f(a), f(b)).abs().max() < 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draws_with_known_entries_have_the_law_of_the_others(seed):
+    """b | a of a normal: mean m_b + s_ab / s_aa (a - m_a), variance s_bb - s_ab^2 / s_aa."""
+    model = correlated()
+    found = sample(model, 4000, known=[[8.0, math.nan]], rng=seed)
+    assert found.value[:, 0].tolist() == [8.0] * 4000
+    mean, variance = -2 + 0.5 * 0.7 * (8 - 5) / 3, 0.25 * (0.8 - 0.49)
+    b = found.raw[:, 1]
+    assert abs(float(b.mean()) - mean) < 5 * (variance / 4000) ** 0.5
+    assert abs(float(b.var()) / variance - 1) < 5 * (2 / 4000) ** 0.5
+    assert found.quality is E
+
+
+def test_known_entries_of_a_table_are_said_by_name_and_refused_in_words():
+    frame = pd.DataFrame({"a": np.arange(60) % 7, "c": ["x", "y", "y"] * 20})
+    model = pofx.fit(frame, "mixture", hyper_parameters={"components": 2}, progress=False)
+    found = sample(model, 30, known={"c": "y"}, rng=0).value
+    assert set(found["c"]) == {"y"}
+    assert found["a"].nunique() > 2
+    assert len(sample(model, 3, known={}, rng=0).value) == 3, "nothing known: any rows"
+    for known, says in (
+        ({"d": 1}, "no column"), ({"c": "z"}, "'z'"), ({"a": 1, "c": "x"}, "every entry is known"),
+        (frame.assign(a=np.nan).head(2), "2 rows"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            sample(model, 3, known=known, rng=0)
+    with pytest.raises(ValueError, match="do not go together"):
+        sample(model, 3, known={"c": "y"}, temperature=0.5)
+    with pytest.raises(ValueError, match="is for tables"):
+        sample(correlated(), 3, known={"a": 1.0})
 
 
 def test_density_routes_agree():

@@ -31,6 +31,7 @@ def sample_to(
     path: str | Path,
     given: Mapping[str, Any] | None = None,
     *,
+    known: Any = None,
     temperature: float = 1.0,
     truncation: float = 1.0,
     rng: Rng | torch.Generator | int | None = None,
@@ -44,7 +45,7 @@ def sample_to(
         n: how many.
         path: a name that ends in .csv, .parquet (tables) or .npy.
         given: name -> one value for all.
-        temperature, truncation: as in `sample`.
+        known, temperature, truncation: as in `sample`.
         rng: a seed or generator; the same seed, n and chunk give the same file.
         chunk: draws that are held at a time.
         report: called with the number of rows written.
@@ -58,7 +59,8 @@ def sample_to(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:
-        draw = partial(sample, model, given=given, temperature=temperature, truncation=truncation, rng=rng)
+        law = {"given": given, "known": known, "temperature": temperature, "truncation": truncation}
+        draw = partial(sample, model, **law, rng=rng)
         WRITERS[path.suffix.lower()](temporary, n, _chunks(draw, n, chunk, report))
         os.replace(temporary, path)
     finally:
