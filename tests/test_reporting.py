@@ -128,6 +128,13 @@ def test_page_of_tables_and_vectors(kind, tmp_path):
     assert ("no such x" in text) == (kind != "plain vector")
 
 
+def test_page_of_clips(tmp_path):
+    clips = np.random.default_rng(0).integers(0, 4, (60, 3, 2, 2, 1)).astype(np.uint8)
+    text = html_of(measured(open_data(clips, kind="video"), tmp_path, ("gaussian",)))
+    assert set(SECTIONS) - {"ranks", "lesson"} <= parsed(text).ids
+    assert "could not be drawn" not in text
+
+
 def test_page_survives_an_empty_folder(pictures, tmp_path):
     text = html_of(replace(pictures, folder=tmp_path))
     assert set(SECTIONS) <= parsed(text).ids
@@ -284,3 +291,128 @@ def test_plane_holds_two_classes_in_standard_deviations():
     assert np.allclose(plane.x.mean(0), 0, atol=1e-9)
     assert np.allclose(plane.x.std(0), 1)
     assert set(plane.y) == {0, 1}
+
+
+# Several seeds.
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """Two families by three seeds, one fit of which failed, beside a baseline; the fits are those of one seed."""
+    data = open_data("iris")
+    single = measured(data, tmp_path_factory.mktemp("seeds"))
+    rows = []
+    for row in single.rows:
+        name = row["family"]
+        fits = [{"seed": s, "folder": f"{name}/seed-{s}" if s else name, "error": None} for s in range(3)]
+        if name == "broken":
+            rows.append(row | {"fits": [f | {"error": row["error"]} for f in fits]})
+            continue
+        bits = [row["bits_per_dim"] + d for d in (-0.01, 0.0, 0.01)]
+        more = {"seeds": {"bits_per_dim": bits, "c2st": [0.6, None, 0.8], "fit_seconds": [1.0, 2.0, 3.0]}, "fits": fits}
+        more |= {"bits_per_dim_interval": [row["bits_per_dim"] - 0.5, row["bits_per_dim"] + 0.5]}
+        more |= {"fit_seconds": 2.0, "fit_seconds_interval": [-0.5, 4.5]}
+        rows.append({**row, **more, "behind": {"nats": 0.5, "low": -0.25, "high": 1.25, "of": "gaussian"}})
+    rows[1]["fits"][1]["error"] = "ValueError: of <seed> one"
+    rows[1]["seeds"]["bits_per_dim"][1] = None
+    folder = single.folder / rows[1]["family"] / "seed-1"
+    folder.mkdir()
+    (folder / "error.txt").write_text("Traceback: of <seed> one")
+    base = {"family": "uniform", "baseline": True, "error": None, "nats": -30.0, "bits_per_dim": 9.0, "stderr": 0.0}
+    rows.append(base | {"quality": "exact", "c2st": 1.0, "fit_seconds": 0.1})
+    return replace(single, rows=tuple(rows), settings=single.settings | {"seeds": 3})
+
+
+def test_page_of_several_seeds_says_what_its_numbers_are(seeded):
+    text = html_of(seeded)
+    assert "could not be drawn" not in text
+    assert {*SECTIONS, "seeds"} <= parsed(text).ids
+    assert "3 fits of each family, seeds 0 to 2, on one split (baselines once)" in text
+    assert "Means over 3 fits with seeds 0, 1, 2" in text
+    assert "the luck of a training run" in text and "does not cover the split" in text
+    assert "does not cover the luck of one training run" not in text
+    assert text.count("Of one fit: seed 0, or the first that worked.") == 5  # samples, gaps, likely, copied, curves
+    assert "±0.500" in text and 'title="seed 0: ' in text
+    name = seeded.rows[1]["family"]
+    assert "2 of 3 fits" in text and f"<b>{name}, seed 1</b>" in text and "of &lt;seed&gt; one" in text
+    assert f"{name} (2 of 3 fits)" in text and "uniform (" not in text
+
+
+def test_page_of_one_seed_says_so(page):
+    assert ", seed 0</p>" in page and "Seed by seed" not in page and "Means over" not in page
+    assert (
+        "It does not cover the luck of one training run" in page
+        and "of the noise of rows and samples by one fit" in page
+    )
+    assert "Of one fit" not in page and "title=" not in page.split("<main>")[1].split("</section>")[1]
+
+
+def test_page_names_its_costs_and_the_files_beside_it(seeded, page):
+    for text in (page, html_of(seeded)):
+        assert "What it cost." in text and "<small>CPU seconds ↓</small>" in text
+        assert "leaderboard.json, leaderboard.csv" in text
+    assert "± is of the seeds alone" in html_of(seeded) and "± is of the seeds alone" not in page
+
+
+def test_interval_of_several_seeds_is_shown_and_of_one_the_error_of_its_rows(seeded, pictures):
+    column = numbers.BY_FIELD["bits_per_dim"]
+    assert numbers.half_width(seeded.rows[0], column) == pytest.approx(0.5)
+    assert numbers.half_width(pictures.rows[0], column) == pytest.approx(1.96 * 0.1)
+    seconds = numbers.BY_FIELD["fit_seconds"]
+    assert numbers.half_width(seeded.rows[0], seconds) == 2.5 and numbers.half_width(pictures.rows[0], seconds) is None
+    assert numbers.level_with(seeded, "fit_seconds") == [seeded.rows[1]["family"]]
+
+
+def test_pictures_are_of_the_first_fit_that_worked(seeded):
+    rows = [dict(r) for r in seeded.rows]
+    rows[0]["fits"] = [rows[0]["fits"][0] | {"error": "no"}, *rows[0]["fits"][1:]]
+    seen = Evidence(replace(seeded, rows=tuple(rows)))
+    assert seen.folder(rows[0]["family"]) == seeded.folder / rows[0]["family"] / "seed-1"
+    assert seen.folder(rows[1]["family"]) == seeded.folder / rows[1]["family"]
+
+
+def test_table_of_several_seeds(seeded, pictures):
+    text = leaderboard.table(seeded)
+    assert "means over 3 seeds (0 to 2): ± is of the rows and of the seeds" in text and "±0.500" in text
+    assert f"{seeded.rows[1]['family']} (2 of 3)" in text and max(map(len, text.splitlines())) <= 120
+    assert "one seed: ± is of the rows alone" in leaderboard.table(pictures)
+    assert "costs" in text and "fit s" in text.split("costs")[1] and "fit s" not in text.split("costs")[0]
+
+
+def test_table_cuts_no_number_however_many_columns_there_are(seeded):
+    fields = [c.field for c in numbers.COLUMNS]
+    rows = [{"family": f"family number {k}", "quality": "lower bound", **dict.fromkeys(fields, 12.345)} for k in "12"]
+    text = leaderboard.table(replace(seeded, rows=tuple(rows)))
+    assert max(map(len, text.splitlines())) <= 120 and "…" not in text
+    assert all(c.title in text for c in numbers.COLUMNS if c.field not in ("nats", "density"))
+
+
+def test_watch_names_the_fit_of_several():
+    out = io.StringIO()
+    with leaderboard.Watch(console=Console(file=out, width=100), every=1e9) as watch:
+        for stage in (
+            {"stage": "fit", "fit": 1, "fits": 2, "step": 3},
+            {"stage": "waiting", "fit": 2, "fits": 2},
+            {"stage": "fit", "fit": 2, "fits": 2},
+            {"stage": "done", "worked": 2, "fits": 2},
+        ):
+            watch.show({"vae": stage})
+    told = ["fit (seed 1 of 2)  step 3", "waiting (seed 2 of 2)", "fit (seed 2 of 2)", "done (2 of 2 seeds)"]
+    assert [line.rsplit("  ", 1)[0] for line in out.getvalue().splitlines()] == [f"vae:  {words}" for words in told]
+
+
+def test_watch_counts_the_seconds_of_fits_and_not_of_waiting(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(leaderboard.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    watch = leaderboard.Watch(console=Console(file=out, width=100), every=1e9)
+    for second, stage in (
+        (10, {"stage": "fit", "fit": 1, "fits": 2}),
+        (20, {"stage": "waiting", "fit": 2, "fits": 2}),
+        (50, {"stage": "fit", "fit": 2, "fits": 2}),
+        (70, {"stage": "density", "fit": 2, "fits": 2}),
+        (71, {"stage": "done", "worked": 2, "fits": 2}),
+    ):
+        now[0] = second
+        watch.show({"vae": stage})
+    assert [line.split("  ")[-1] for line in out.getvalue().splitlines()] == ["0 s", "0 s", "0 s", "20 s", "31 s"]

@@ -18,10 +18,12 @@ from pofx import __version__
 from pofx import cli_io as io
 from pofx.cli_act import actions
 from pofx.cli_ask import questions
+from pofx.cli_look import looks
 from pofx.cli_options import Budget, Given, Json, Kind, Out, Own, Reading, Seed
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(questions)
+app.add_typer(looks)
 app.add_typer(actions)
 
 
@@ -120,8 +122,11 @@ def compare(
     samples: Annotated[int, typer.Option(help="Draws of each family that are judged.")] = 500,
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws of every bound.")] = 16,
     baselines: Annotated[bool, typer.Option(help="Independent entries, a copy, uniform noise.")] = True,
-    resume: Annotated[bool, typer.Option(help="Keep what was measured; add what is new.")] = False,
+    resume: Annotated[bool, typer.Option(help="Keep what was measured; add families, or seeds.")] = False,
     seed: Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Fits of each family: seeds --seed, --seed + 1, ...; the split stays.")
+    ] = 1,
     json_: Json = False,
 ) -> None:
     """Which family for which question? A leaderboard and a report.
@@ -130,20 +135,21 @@ def compare(
     """
     from pofx.reporting.leaderboard import Watch, table
     from pofx.reporting.page import write_report
-    from pofx.tasks.compare import LEADERBOARD, held_out
+    from pofx.tasks.compare import LEADERBOARD, SHEET, held_out
     from pofx.tasks.compare import compare as run
 
     source = io.opened(data, given, seed, held_out(data), kind, reading)
     folder = out or Path("runs") / source.name
     with Watch(enabled=not json_) as watch:
         found = run(
-            source, families or None, add=add or (), budget=budget, seed=seed, folder=folder, jobs=jobs, draws=draws,
-            samples=samples, baselines=baselines, resume=resume, report=watch.show,
+            source, families or None, add=add or (), budget=budget, seed=seed, seeds=seeds, folder=folder, jobs=jobs,
+            draws=draws, samples=samples, baselines=baselines, resume=resume, report=watch.show,
         )  # fmt: skip
         watch.say("writing the report")
         page = write_report(found, add or ())
-    words = {"report": str(page), "leaderboard": str(folder / LEADERBOARD), "rows": list(found.rows)}
-    io.tell(json_, words, table(found) + f"\n\nreport: {page}\nleaderboard: {folder / LEADERBOARD}")
+    words = {"report": str(page), "leaderboard": str(folder / LEADERBOARD), "csv": str(folder / SHEET)}
+    text = table(found) + f"\n\nreport: {page}\nleaderboard: {folder / LEADERBOARD}, {folder / SHEET}"
+    io.tell(json_, words | {"rows": list(found.rows)}, text)
 
 
 @app.command()

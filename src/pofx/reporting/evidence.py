@@ -24,7 +24,7 @@ from pofx.kinds.relax import Chart
 from pofx.model import Model
 from pofx.reporting.numbers import Row
 from pofx.reporting.style import colours_of
-from pofx.tasks.compare import Comparison, family_folder
+from pofx.tasks.compare import Comparison
 from pofx.training.folder import load
 from pofx.wrappers import adapted
 
@@ -110,8 +110,8 @@ class Evidence:
         return next(r for r in self.found.rows if r["family"] == name)
 
     def folder(self, name: str) -> Path:
-        """Where a family was measured."""
-        return self.found.folder / family_folder(name)
+        """Where a family was measured; with several seeds by the first fit that worked."""
+        return self.found.where(name)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """What its fit reported, line by line."""

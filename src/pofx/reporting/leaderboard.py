@@ -20,10 +20,11 @@ from rich.text import Text
 
 from pofx.reporting.coverage import COLUMNS as CARD_COLUMNS
 from pofx.reporting.coverage import EXAMPLES, Cell, cards, coverage, question_of, worths
-from pofx.reporting.numbers import Row, blocks, columns_of, shown
+from pofx.reporting.numbers import Column, Row, blocks, columns_of, half_width, shown
 from pofx.reporting.taxonomy import placed
 from pofx.tasks import TASKS
 from pofx.tasks.compare import Comparison
+from pofx.tasks.seeds import COSTS, LIKELIHOODS, OVER, worked
 
 WIDTH, GAP = 120, 2  # of a table, and between two of its columns
 Stages = Mapping[str, Mapping[str, Any]]
@@ -42,9 +43,9 @@ class Watch:
         self.enabled, self.every = enabled, every
         self.console = console or Console(file=sys.stderr, highlight=False, markup=False)
         self.live: Live | None = None
-        self.begun: dict[str, float] = {}
-        self.ended: dict[str, float] = {}
-        self.last: dict[str, str] = {}
+        self.begun: dict[tuple[str, int], float] = {}  # of a family's fit, of which there may be several
+        self.ended: dict[tuple[str, int], float] = {}
+        self.last: dict[str, tuple[str, int]] = {}
         self.told = time.monotonic()
 
     def __enter__(self) -> Watch:
@@ -65,10 +66,12 @@ class Watch:
             return
         now = time.monotonic()
         for name, stage in stages.items():
-            if stage["stage"] != "waiting":
-                self.begun.setdefault(name, now)
-            if stage["stage"] in ("done", "failed"):
-                self.ended.setdefault(name, now)
+            over, fit = stage["stage"] in OVER, stage.get("fit", 1)
+            if stage["stage"] != "waiting" and (name, fit) not in self.begun:
+                self.begun[name, fit] = now
+            for other in self.begun:
+                if other[0] == name and (over or other[1] != fit):
+                    self.ended.setdefault(other, now)
         if self.live is not None:
             self.live.update(self._table(stages))
         else:
@@ -79,9 +82,10 @@ class Watch:
         if self.enabled:
             self.console.print(text, markup=False)
 
-    def _elapsed(self, name: str) -> float:
-        begun = self.begun.get(name)
-        return 0.0 if begun is None else self.ended.get(name, time.monotonic()) - begun
+    def _elapsed(self, name: str, stage: Mapping[str, Any]) -> float:
+        """Seconds of the fit that is shown; of all fits where they are over."""
+        shown = [f for f in self.begun if f[0] == name and f[1] == stage.get("fit", f[1])]
+        return sum(self.ended.get(f, time.monotonic()) - self.begun[f] for f in shown)
 
     def _table(self, stages: Stages) -> Table:
         table = Table("family", "stage", "step", "loss", "valid", "elapsed", box=None, pad_edge=False)
@@ -89,12 +93,13 @@ class Watch:
             column.justify = "right"
         styles = {"waiting": "dim", "done": "green", "failed": "red"}
         for name, stage in stages.items():
-            cells = [name, stage["stage"], *(_cell(stage.get(k)) for k in ("step", "loss", "valid"))]
-            table.add_row(*cells, f"{self._elapsed(name):.0f} s", style=styles.get(stage["stage"], ""))
+            cells = [name, _told(stage), *(_cell(stage.get(k)) for k in ("step", "loss", "valid"))]
+            table.add_row(*cells, f"{self._elapsed(name, stage):.0f} s", style=styles.get(stage["stage"], ""))
         return table
 
     def _lines(self, stages: Stages, now: float) -> None:
-        changed = {n for n, s in stages.items() if s["stage"] != self.last.get(n, "waiting")}
+        at = {n: (s["stage"], s.get("fit", 1)) for n, s in stages.items()}
+        changed = {n for n in stages if at[n] != self.last.get(n, ("waiting", 1))}
         due = now - self.told >= self.every
         busy = {n for n, s in stages.items() if s["stage"] not in ("waiting", "done", "failed")}
         for name in stages:
@@ -102,39 +107,88 @@ class Watch:
                 self.console.print(self._line(name, stages[name]), soft_wrap=True, markup=False)
         if changed or due:
             self.told = now
-        self.last = {n: s["stage"] for n, s in stages.items()}
+        self.last = at
 
     def _line(self, name: str, stage: Mapping[str, Any]) -> str:
         words = [f"{k} {_cell(stage[k])}" for k in ("step", "loss", "valid") if stage.get(k) is not None]
-        return "  ".join([f"{name}:", stage["stage"], *words, f"{self._elapsed(name):.0f} s"])
+        return "  ".join([f"{name}:", _told(stage), *words, f"{self._elapsed(name, stage):.0f} s"])
 
 
 def table(found: Comparison) -> str:
-    """The leaderboard as text, two blocks: guaranteed log p, ranked; and all else."""
+    """The leaderboard as text: guaranteed log p, ranked; all else; and what each family cost.
+
+    The first column has half of its 95 % interval beside it. Where a line is too short, a block goes on in a second.
+    """
     sure, rest = blocks(found)
-    wanted = [c for c in columns_of(found) if c.field not in ("density", "parameters", "peak_mb")]
-    best = {c.field: found.best(c.field) for c in wanted}
-    parts = [
-        f"{found.data.name}: {len(found.data.split.get('test', ()))} held-out rows, {found.settings['budget']} each"
-    ]
+    every = [c for c in columns_of(found) if c.field != "density"]
+    asked, paid = ([c for c in every if (c.field in COSTS) == cost] for cost in (False, True))
+    parts = [_about(found)]
     for title, rows in (("guaranteed", sure), ("not guaranteed", rest)):
-        block = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
-        block.add_column("family", no_wrap=True)
-        for name in [c.title for c in wanted[:1]] + ["quality"] + [c.title for c in wanted[1:]]:
-            block.add_column(name, justify="right", no_wrap=True)
-        fine = [r for r in rows if not r.get("error")]
-        for row in fine:
-            cells = [shown(row.get(c.field), c.digits) + "* "[best[c.field] != row["family"]] for c in wanted]
-            label = f"{_short(row['family'])}{_marks(row)}"
-            block.add_row(label, cells[0], row.get("quality") or "none", *cells[1:], style=_style(row))
-        if fine:
-            parts.append(_text(block))
+        parts += _blocks(found, title, [r for r in rows if not r.get("error")], asked)
         parts += [_one_line(row) for row in rows if row.get("error")]
+    parts += _blocks(found, "costs", [r for r in (*sure, *rest) if not r.get("error")], paid)
     parts.append(
         "* best of the column; lower is better but for precision, recall, coverage, anomaly; c2st best near 0.5."
     )
     parts.append("(baseline): no model, wins nothing. COPY: draws copies of training rows, wins nothing.")
     return "\n\n".join(parts[:-1]) + "\n" + parts[-1]
+
+
+def _blocks(found: Comparison, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Some columns of some rows, in as few blocks as leave every column whole."""
+    if not rows or not columns:
+        return []
+    names = [f"{_short(r['family'])}{_marks(r)}" for r in rows]
+    cells = [_column(c, rows, found.best(c.field)) for c in columns]
+    if columns[0].field in LIKELIHOODS:
+        cells.insert(1, ("quality", [r.get("quality") or "none" for r in rows]))
+    lines = _lines_of(cells, max([len("family"), *map(len, names)]))
+    return [_block("" if k else title, names, some, [_style(r) for r in rows]) for k, some in enumerate(lines)]
+
+
+def _about(found: Comparison) -> str:
+    """What was compared, and what the interval holds."""
+    rows, budget = len(found.data.split.get("test", ())), found.settings["budget"]
+    if len(found.seeds) == 1:
+        return f"{found.data.name}: {rows} held-out rows, {budget} each, one seed: ± is of the rows alone"
+    return (
+        f"{found.data.name}: {rows} held-out rows, {budget} a fit; means over {len(found.seeds)} seeds "
+        f"({found.seeds[0]} to {found.seeds[-1]}): ± is of the rows and of the seeds"
+    )
+
+
+def _column(column: Column, rows: Sequence[Row], best: str | None) -> tuple[str, list[str]]:
+    """Title and cells of a column."""
+    cells = []
+    for row in rows:
+        half = half_width(row, column) if column.field in LIKELIHOODS and row.get(column.field) is not None else None
+        under = f" ±{shown(half, column.digits)}" if half is not None else ""
+        cells.append(shown(row.get(column.field), column.digits) + under + "* "[best != row["family"]])
+    return column.title, cells
+
+
+def _lines_of(columns: Sequence[tuple[str, list[str]]], first: int) -> list[list[tuple[str, list[str]]]]:
+    """Columns in order, in as few parts as leave each of them whole beside a first one."""
+    parts: list[list[tuple[str, list[str]]]] = [[]]
+    used = first
+    for title, cells in columns:
+        width = GAP + max([len(title), *map(len, cells)])
+        if used + width > WIDTH and parts[-1]:
+            parts.append([])
+            used = first
+        parts[-1].append((title, cells))
+        used += width
+    return parts
+
+
+def _block(title: str, names: list[str], columns: Sequence[tuple[str, list[str]]], styles: Sequence[str]) -> str:
+    block = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+    block.add_column("family", no_wrap=True)
+    for name, _ in columns:
+        block.add_column(name, justify="right", no_wrap=True)
+    for name, cells, style in zip(names, zip(*(c for _, c in columns), strict=True), styles, strict=True):
+        block.add_row(name, *cells, style=style)
+    return _text(block)
 
 
 def families_table(add: Sequence[str] = ()) -> str:
@@ -246,12 +300,21 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _told(stage: Mapping[str, Any]) -> str:
+    """A stage, and of which fit it is where a family has several."""
+    if "fit" in stage:
+        return f"{stage['stage']} (seed {stage['fit']} of {stage['fits']})"
+    return f"{stage['stage']} ({stage['worked']} of {stage['fits']} seeds)" if "worked" in stage else stage["stage"]
+
+
 def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 
 
 def _marks(row: Row) -> str:
-    return " (baseline)" * bool(row.get("baseline")) + " COPY" * bool(row.get("copying"))
+    fine, fits = worked(row)
+    words = " (baseline)" * bool(row.get("baseline")) + " COPY" * bool(row.get("copying"))
+    return words + f" ({fine} of {fits})" * (0 < fine < fits)
 
 
 def _style(row: Row) -> str:

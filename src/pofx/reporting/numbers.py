@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pofx.tasks.compare import BETTER, GUARANTEED, Comparison, wins
+from pofx.tasks.seeds import LIKELIHOODS, interval_key
 
 Row = dict[str, Any]
 
@@ -27,7 +28,6 @@ class Column:
         unit: of its values.
         meaning: for the glossary.
         digits: after the point.
-        interval: the key of its 95 % interval, if there is one.
     """
 
     field: str
@@ -36,7 +36,6 @@ class Column:
     unit: str
     meaning: str
     digits: int = 3
-    interval: str = ""
 
     @property
     def better(self) -> str:
@@ -62,30 +61,28 @@ COLUMNS = (
         "c2st", "c2st", "real", "accuracy",
         "Classifier two-sample test: the accuracy of a classifier that was trained to tell samples from held-out rows. "
         "0.5 means that it cannot; 1.0 that every sample gives itself away.",
-        interval="c2st_interval",
     ),
     Column(
         "precision", "precision", "faithful", "share of samples",
         "Samples that lie within the neighbourhood of some real row: are the samples realistic? A model that "
         "draws one good "
-        "x for ever has precision 1.", interval="precision_interval",
+        "x for ever has precision 1.",
     ),
     Column(
         "recall", "recall", "varied", "share of real rows",
         "Real rows that lie within the neighbourhood of some sample: does the model draw everything there is? "
         "Mode collapse "
-        "shows here.", interval="recall_interval",
+        "shows here.",
     ),
     Column(
         "density", "density", "dense", "1 is ideal",
         "Precision that counts neighbours: how many real neighbourhoods hold each sample, over the number expected. "
         "Robust to a single outlier, and may pass 1 where samples crowd the likely "
-        "places.", interval="density_interval",
+        "places.",
     ),
     Column(
         "coverage", "coverage", "complete", "share of real rows",
         "Real rows with at least one sample in their own neighbourhood: recall that an outlying sample cannot inflate.",
-        interval="coverage_interval",
     ),
     Column(
         "shape_error", "shapes", "columns", "distance",
@@ -101,14 +98,13 @@ COLUMNS = (
         "Part of each held-out row is hidden (the lower half of a picture, 30 % of the cells of a table) and "
         "filled in by "
         "five draws from p(missing given observed). Root mean square error of their mean, in units of each variable's "
-        "standard deviation; 1 is what guessing the mean would give.", interval="impute_interval",
+        "standard deviation; 1 is what guessing the mean would give.",
     ),
     Column(
         "anomaly_auroc", "anomaly", "odd ones", "AUROC",
         "Chimeras (half of one held-out row joined to half of another) against intact held-out rows: the "
         "probability that "
         "the model calls the chimera stranger. Every half is real, so only dependence gives them away. 0.5 is chance.",
-        interval="anomaly_interval",
     ),
     Column("fit_seconds", "fit s", "quick fit", "CPU seconds", "CPU seconds of one thread spent on fitting.", 1),
     Column("sample_ms", "draw ms", "quick draw", "ms a sample", "CPU milliseconds for one sample, in bulk.", 2),
@@ -163,9 +159,9 @@ def shown(value: float | None, digits: int = 3) -> str:
 
 def half_width(row: Row, column: Column) -> float | None:
     """Half of the 95 % interval of a value, where one is known."""
-    if column.field in ("bits_per_dim", "nats"):
+    interval = row.get(interval_key(column.field))
+    if not interval and column.field in LIKELIHOODS:  # of a single fit
         return None if row.get("stderr") is None else 1.96 * row["stderr"]
-    interval = row.get(column.interval) if column.interval else None
     if not interval or None in interval:
         return None
     return (interval[1] - interval[0]) / 2
@@ -174,7 +170,7 @@ def half_width(row: Row, column: Column) -> float | None:
 def badness(row: Row, field: str) -> float | None:
     """A value turned so that less is better; None where the row has none that may be ranked."""
     value = row.get(field)
-    if value is None or (field in ("bits_per_dim", "nats") and row.get("quality") not in GUARANTEED):
+    if value is None or (field in LIKELIHOODS and row.get("quality") not in GUARANTEED):
         return None
     if field == "c2st":
         return abs(value - 0.5)
@@ -195,7 +191,7 @@ def level_with(found: Comparison, field: str) -> list[str]:
     top = next(r for r in found.rows if r["family"] == best)
     bad = {r["family"]: b for r in found.rows if wins(r) and (b := badness(r, field)) is not None}
     rivals = [r for r in found.rows if r is not top and r["family"] in bad]
-    if field in ("bits_per_dim", "nats"):
+    if field in LIKELIHOODS:
         return [r["family"] for r in rivals if r.get("behind") and r["behind"]["low"] <= 0]
     column = BY_FIELD[field]
     reach = half_width(top, column)

@@ -27,7 +27,8 @@ from pofx.reporting.numbers import (
 )
 from pofx.reporting.style import escape, figure, name_of
 from pofx.tasks.base import MEANING
-from pofx.tasks.compare import Comparison, wins
+from pofx.tasks.compare import LEADERBOARD, SHEET, Comparison, wins
+from pofx.tasks.seeds import COSTS, worked
 
 HEAT = ("#cfe8d2", "#e1f0e2", "#eff6ef")
 
@@ -79,9 +80,10 @@ def matrix(seen: Evidence) -> str:
 
 
 def leaderboard(seen: Evidence) -> str:
-    """Two blocks of rows: guaranteed log p, ranked; and all else. Costs to the right."""
-    found, columns = seen.found, columns_of(seen.found)
-    best = {c.field: found.best(c.field) for c in columns}
+    """Two blocks of rows: guaranteed log p, ranked; and all else. Below them what each family cost."""
+    found, every = seen.found, columns_of(seen.found)
+    columns, paid = ([c for c in every if (c.field in COSTS) == cost] for cost in (False, True))
+    best = {c.field: found.best(c.field) for c in every}
     extra = "<th>behind<small>nats a row</small></th><th class='left'>log p is</th>"
     head = "<th>family</th>" + _head(columns[0]) + extra + "".join(_head(c) for c in columns[1:])
     lines = []
@@ -95,11 +97,30 @@ def leaderboard(seen: Evidence) -> str:
         lines += [_line(seen, row, columns, best) for row in rows]
     return figure(
         f'<div class="scroll"><table class="board"><tr>{head}</tr>{"".join(lines)}</table></div>',
-        "± is half of a 95 % interval. Green: best of the column among those that may win (baselines and copies "
+        f"{_interval_words(found)} Green: best of the column among those that may win (baselines and copies "
         'may not). <span class="below">Brown ▽</span>: no better than treating every entry by itself. '
         "“Behind” is the mean difference in log p to the best family on the same rows, with its paired 95 % "
         "interval: far tighter than the two "
-        "separate intervals, because rows that are hard for one are hard for the other.",
+        "separate intervals, because rows that are hard for one are hard for the other."
+        + (" The spread of both families' seeds is in it too." if len(found.seeds) > 1 else ""),
+    ) + _costs(seen, paid, best)
+
+
+def _costs(seen: Evidence, columns: Sequence[Column], best: dict[str, str | None]) -> str:
+    rows = [r for block in blocks(seen.found) for r in block if not r.get("error")]
+    if not columns or not rows:
+        return ""
+    head = "<th>cost</th>" + "".join(_head(c, c.unit) for c in columns)
+    lines = []
+    for row in rows:
+        cells = "".join(_value(seen.found, row, c, best[c.field] == row["family"]) for c in columns)
+        kind = "baseline" if row.get("baseline") else ""
+        lines.append(f'<tr class="{kind}"><td>{name_of(row["family"], seen.colours)}</td>{cells}</tr>')
+    budget = seen.found.settings.get("budget", "?")
+    spread = " ± is of the seeds alone." if len(seen.found.seeds) > 1 else ""
+    return figure(
+        f'<div class="scroll"><table class="board"><tr>{head}</tr>{"".join(lines)}</table></div>',
+        f"What it cost. Every fit had {escape(budget)}; it may need less, and a closed form does.{spread}",
     )
 
 
@@ -108,12 +129,10 @@ def glossary(seen: Evidence) -> str:
     items = [(c.title, f"{c.unit}; {c.better} is better", c.meaning) for c in columns_of(seen.found)]
     items += [(q.value, "quality of a log p", words.split(": ", 1)[1].capitalize()) for q, words in MEANING.items()]
     items += [
-        ("interval", "95 %", "Covers the noise of a finite number of held-out rows and samples. It does not "
-                             "cover the luck of "
-         "one training run: another seed, or a longer budget, may change an order by more."),
+        ("interval", "95 %", _covered(len(seen.found.seeds))),
         ("behind", "nats a row", "Log p of the best family minus log p of this one on the same held-out rows, "
                                  "averaged. "
-         "An interval that excludes 0 means that the order is not luck of the rows."),
+         f"An interval that excludes 0 means that the order is not luck of the rows{_nor_of_seeds(seen.found)}."),
         ("independent", "baseline", "Every entry by its own histogram, as if nothing depended on anything. A "
                                     "family that does "
          "not beat it has learnt no dependence."),
@@ -129,6 +148,36 @@ def glossary(seen: Evidence) -> str:
         for title, unit, words in items
     )
     return f'<dl class="words">{body}</dl>'
+
+
+def _covered(seeds: int) -> str:
+    """What an interval holds, in words."""
+    rows = "Covers the noise of a finite number of held-out rows and samples"
+    if seeds == 1:
+        return (
+            f"{rows}. It does not cover the luck of one training run: another seed, or a longer budget, may change an "
+            "order by more (pofx compare --seeds 3)."
+        )
+    return (
+        f"{rows}, and the luck of a training run: every value is the mean of {seeds} fits that differ in their seed "
+        "alone, and their spread is in the interval (Student's t, wide for few seeds). Costs have the spread alone. "
+        "Baselines have no seed and were fitted once. It does not cover the split, which was the same in every fit, "
+        "nor a longer budget."
+    )
+
+
+def _nor_of_seeds(found: Comparison) -> str:
+    return ", nor of the seeds" if len(found.seeds) > 1 else ""
+
+
+def _interval_words(found: Comparison) -> str:
+    if len(found.seeds) == 1:
+        return "± is half of a 95 % interval, of the noise of rows and samples by one fit."
+    return (
+        f"Means over {len(found.seeds)} fits with seeds {', '.join(map(str, found.seeds))}; ± is half of a 95 % "
+        "interval that holds the spread of the seeds as well as the noise of rows and samples. Hold the pointer over a "
+        "number to see each fit's."
+    )
 
 
 def settings(seen: Evidence) -> str:
@@ -149,6 +198,7 @@ def settings(seen: Evidence) -> str:
         ("fingerprint", found.settings.get("fingerprint", "?")),
         ("unit of log p", data.space.unit()),
         *((k, v) for k, v in found.settings.items() if k != "fingerprint"),
+        ("beside this page", f"{LEADERBOARD}, {SHEET}, rows.json; a folder for each family"),
         ("fitted with", _versions(found.folder)),
         ("report by", f"pofx {__version__}, torch {torch.__version__}, numpy {np.__version__}"),
         ("hardware", f"{_processor()}, {platform.system()}, Python {platform.python_version()}"),
@@ -184,6 +234,12 @@ def _warnings(found: Comparison) -> str:
     copies = [r["family"] for r in found.rows if r.get("copying") and not r.get("baseline")]
     field = likelihood_field(found)
     idle = [r["family"] for r in found.rows if beaten_by_nothing(found, r, field)]
+    partly = [f"{r['family']} ({worked(r)[0]} of {worked(r)[1]} fits)" for r in found.rows if _partly(r)]
+    if partly:
+        lines.append(
+            f"Some fits failed, and these stand with the rest, with the reason at the end of the page: "
+            f"{', '.join(partly)}. A single fit that is left has an interval of the rows alone."
+        )
     if failed:
         lines.append(f"Failed, with the reason at the end of the page: {', '.join(failed)}.")
     if copies:
@@ -193,6 +249,11 @@ def _warnings(found: Comparison) -> str:
     return "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
 
 
+def _partly(row: Row) -> bool:
+    fine, fits = worked(row)
+    return 0 < fine < fits
+
+
 def _rank(rank: int | None, level: bool) -> str:
     if rank is None:
         return '<td class="muted">–</td>'
@@ -200,14 +261,15 @@ def _rank(rank: int | None, level: bool) -> str:
     return f'<td style="background:{colour}">{f"<b>{rank}</b>" if rank == 1 else rank}{" =" if level else ""}</td>'
 
 
-def _head(column: Column) -> str:
+def _head(column: Column, unit: str = "") -> str:
     arrow = {"higher": "↑", "lower": "↓"}.get(column.better, "→ 0.5")
-    return f"<th>{escape(column.title)}<small>{arrow}</small></th>"
+    return f"<th>{escape(column.title)}<small>{f'{escape(unit)} {arrow}'.strip()}</small></th>"
 
 
 def _line(seen: Evidence, row: Row, columns: Sequence[Column], best: dict[str, str | None]) -> str:
     tags = ' <span class="tag copy">COPY</span>' * bool(row.get("copying"))
     tags += " <small>baseline</small>" * bool(row.get("baseline"))
+    tags += f" <small>{worked(row)[0]} of {worked(row)[1]} fits</small>" * _partly(row)
     name = f"<td>{name_of(row['family'], seen.colours)}{tags}</td>"
     if row.get("error"):
         words = " ".join(str(row["error"]).split())[:200]
@@ -226,7 +288,16 @@ def _value(found: Comparison, row: Row, column: Column, best: bool) -> str:
         under = under if value is not None else _no(row)
     below = not best and value is not None and beaten_by_nothing(found, row, column.field)
     kind = "best" if best else "below" if below else ""
-    return f'<td class="{kind}">{words}{" ▽" * below}<small>{under}</small></td>'
+    return f'<td class="{kind}"{_each(found, row, column)}>{words}{" ▽" * below}<small>{under}</small></td>'
+
+
+def _each(found: Comparison, row: Row, column: Column) -> str:
+    """The value of every fit, for whoever points at the mean."""
+    values = row.get("seeds", {}).get(column.field)
+    if not values:
+        return ""
+    told = [f"seed {s}: {shown(v, column.digits)}" for s, v in zip(found.seeds, values, strict=False)]
+    return f' title="{escape(", ".join(told))}"'
 
 
 def _no(row: Row) -> str:
@@ -268,12 +339,15 @@ def _failures(seen: Evidence) -> str:
     alike: dict[str, list[str]] = {}
     refused = []
     for row in seen.found.rows:
-        if row.get("error"):
-            trace = seen.folder(row["family"]) / "error.txt"
-            tail = trace.read_text(errors="replace")[-1500:] if trace.exists() else str(row["error"])
-            alike.setdefault(tail, []).append(row["family"])
+        single = {"folder": seen.folder(row["family"]).name, "error": row.get("error")}
+        for fit in row.get("fits") or [single]:
+            if fit["error"]:
+                trace = seen.found.folder / fit["folder"] / "error.txt"
+                tail = trace.read_text(errors="replace")[-1500:] if trace.exists() else str(fit["error"])
+                seed = f", seed {fit['seed']}" if "seed" in fit else ""
+                alike.setdefault(tail, []).append(f"{row['family']}{seed}")
         if not row.get("baseline"):
             refused += [(row["family"], what, why) for what, why in (row.get("why") or {}).items()]
-    parts = [f"<p><b>{escape(', '.join(n))}</b> failed:</p><pre>{escape(tail)}</pre>" for tail, n in alike.items()]
+    parts = [f"<p><b>{escape('; '.join(n))}</b> failed:</p><pre>{escape(tail)}</pre>" for tail, n in alike.items()]
     parts += [f'<p class="note"><b>{escape(f)}</b>, no {escape(w)}: {escape(why)}</p>' for f, w, why in refused]
     return ("<h3>What is missing, and why</h3>" if parts else "") + "".join(parts)

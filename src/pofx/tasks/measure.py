@@ -2,7 +2,8 @@
 
     python -m pofx.tasks.measure SPEC.json
 
-A fresh process gives the true peak memory, and a crash loses one row. It writes into its own folder: the model,
+A fresh process gives the true peak memory, and a crash loses one row. `run_all` starts such processes; they end with
+the one that started them, however it ends. Each writes into its own folder: the model,
 row.json (the row of the leaderboard), rows.safetensors (log p of every held-out row, samples, completions) and, on the
 way, stage.json, which the parent shows.
 """
@@ -12,9 +13,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import subprocess
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +39,16 @@ from pofx.tasks.base import rows_of
 from pofx.tasks.density import bits_per_dim, density
 from pofx.tasks.impute import impute
 from pofx.tasks.sample import sample
+from pofx.tasks.seeds import OVER
 from pofx.training.fit import fit
 
+Spec = dict[str, Any]  # what one fit needs to know: family, folders, budget, seed, draws, samples
 QUESTIONS = ("density", "sample", "impute", "anomaly")
 HOLES, DRAWS_IMPUTE, ANOMALIES = 60, 5, 150
 LIMIT = 4000  # rows of each set that a statistic sees
 
 
-def run(spec: dict[str, Any]) -> dict[str, Any]:
+def run(spec: Spec) -> dict[str, Any]:
     """Fit and ask; returns the row of the leaderboard and writes everything into the spec's folder."""
     folder = Path(spec["folder"])
     data = Data.load(spec["data"])
@@ -65,7 +72,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _fitted(spec: dict[str, Any], data: Data, folder: Path) -> Model:
+def _fitted(spec: Spec, data: Data, folder: Path) -> Model:
     _stage(folder, "fit")
     family = BASELINES[spec["family"]]() if spec["family"] in BASELINES else spec["family"]
 
@@ -78,7 +85,7 @@ def _fitted(spec: dict[str, Any], data: Data, folder: Path) -> Model:
     )  # fmt: skip
 
 
-def _costs(model: Model, spec: dict[str, Any]) -> dict[str, Any]:
+def _costs(model: Model, spec: Spec) -> dict[str, Any]:
     seconds = model.record["seconds"]
     plan = model.record["plan"] or {}
     stored = sum(b.numel() for b in model.buffers()) if model.closed else 0
@@ -90,7 +97,7 @@ def _costs(model: Model, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asked(name: str, model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _asked(name: str, model: Model, data: Data, spec: Spec, tensors: dict[str, Tensor]) -> dict[str, Any]:
     ask = {"density": _density, "sample": _samples, "impute": _impute, "anomaly": _anomaly}[name]
     start = time.process_time()
     try:
@@ -100,9 +107,9 @@ def _asked(name: str, model: Model, data: Data, spec: dict[str, Any], tensors: d
     return {**found, f"{name}_seconds": round(time.process_time() - start, 3)}
 
 
-def _density(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _density(model: Model, data: Data, spec: Spec, tensors: dict[str, Tensor]) -> dict[str, Any]:
     test = data.part("test")
-    answer = density(model, test, _given(test), draws=spec["draws"], rng=0)
+    answer = density(model, test, _given(test), draws=spec["draws"], rng=_noise(spec))
     tensors["log_p"] = answer.value
     bits = bits_per_dim(answer.value, data.space, rows_of(model, test)[1]) if data.space.mass else None
     told = answer.value if bits is None else bits[~bits.isnan()]  # a row of gaps alone has no bits
@@ -117,7 +124,7 @@ def _density(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, 
     }
 
 
-def _samples(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _samples(model: Model, data: Data, spec: Spec, tensors: dict[str, Tensor]) -> dict[str, Any]:
     test, n = data.part("test"), spec["samples"]
     given = _given(test)
     given = {k: v[torch.arange(n) % len(v)] for k, v in given.items()} if given else None
@@ -125,7 +132,7 @@ def _samples(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, 
         model, 2, {k: v[:2] for k, v in given.items()} if given else None, rng=1
     )  # warm up, so that the timing is fair
     start = time.process_time()
-    answer = sample(model, n, given, rng=0)
+    answer = sample(model, n, given, rng=_noise(spec))
     seconds = time.process_time() - start
     x: Tensor = answer.raw  # type: ignore[assignment]
     tensors["samples"] = x
@@ -166,17 +173,20 @@ def _table(data: Data, x: Tensor) -> dict[str, Any]:
     every = every if data.observed is None else every.where(data.observed.numpy())
     real, fake = every.iloc[data.split["test"].numpy()], data.restore(x)
     shapes, trends, valid = column_shapes(real, fake), pair_trends(real, fake), valid_values(every, fake)
-    return {"shape_error": shapes.mean.value, "trend_error": trends.mean.value, "valid": valid.mean.value}
+    found: dict[str, Any] = {"valid": valid.mean.value}
+    for name, score in (("shape_error", shapes), ("trend_error", trends)):
+        found |= {name: score.mean.value, f"{name}_interval": [score.mean.low, score.mean.high]}
+    return found
 
 
-def _impute(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _impute(model: Model, data: Data, spec: Spec, tensors: dict[str, Tensor]) -> dict[str, Any]:
     test = data.part("test").take(torch.arange(min(HOLES, len(data.part("test")))))
     seen = _holes(data, test)
     hidden = (~seen if test.observed is None else ~seen & test.observed).flatten(1)
     if not bool(hidden.any()):
         raise Unsupported("no cell of the held-out rows is hidden")
     given = _given(test)
-    answer = impute(model, test.x, given, observed=seen, draws=DRAWS_IMPUTE, rng=0)
+    answer = impute(model, test.x, given, observed=seen, draws=DRAWS_IMPUTE, rng=_noise(spec))
     raw: Tensor = answer.raw  # type: ignore[assignment]
     tensors |= {"imputed": raw, "holes": ~seen}
     error = torch.stack([_unit(data, r) for r in raw]).mean(0) - _unit(data, test.x)
@@ -212,13 +222,13 @@ def _holes(data: Data, batch: Batch) -> Tensor:
     return seen if batch.observed is None else seen & batch.observed
 
 
-def _anomaly(model: Model, data: Data, spec: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _anomaly(model: Model, data: Data, spec: Spec, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Chimeras: half of one held-out x joined to half of another; each half is right, their joint is not."""
     test = data.part("test").take(torch.arange(min(ANOMALIES, len(data.part("test")))))
     mixed = chimeras(data, test)
     given = _given(test)
-    normal = anomaly(model, test, data, given, draws=4, rng=0)
-    strange = anomaly(model, mixed, None, given, draws=4, rng=0, route=normal.route)
+    normal = anomaly(model, test, data, given, draws=4, rng=_noise(spec))
+    strange = anomaly(model, mixed, None, given, draws=4, rng=_noise(spec), route=normal.route)
     found = auroc(normal.value.numpy(), strange.value.numpy())
     p = torch.as_tensor(normal.diagnostics["p"])
     return {
@@ -243,6 +253,11 @@ def chimeras(data: Data, batch: Batch) -> Batch:
     if batch.observed is not None and other.observed is not None:
         observed = torch.where(left, batch.observed, other.observed)
     return Batch(torch.where(left, batch.x, other.x), batch.given, observed)
+
+
+def _noise(spec: Spec) -> int:
+    """The seed of what is drawn to answer: another one for each fit of a family, or their spread would lack it."""
+    return spec.get("noise", 0)
 
 
 def _given(batch: Batch) -> dict[str, Tensor] | None:
@@ -291,8 +306,88 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def run_all(todo: Sequence[Spec], jobs: int, report: Callable[[Callable[[Spec], dict[str, Any]]], None] | None) -> None:
+    """Measure every spec, each in a process of its own, some at a time; none outlives this call, or this process.
+
+    Args:
+        todo: what to fit, in this order.
+        jobs: processes at once.
+        report: called a few times a second with a function that gives the stage of a spec.
+    """
+    waiting, running, ended = list(todo), dict[str, subprocess.Popen[bytes]](), set[str]()
+
+    def stage(spec: Spec) -> dict[str, Any]:
+        return _at(spec, spec["folder"] in ended)
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                spec = waiting.pop(0)
+                running[spec["folder"]] = _start(spec)
+            time.sleep(0.2)
+            over = [folder for folder, process in running.items() if process.poll() is not None]
+            for folder in over:
+                _release(running.pop(folder))
+            ended.update(over)
+            if report is not None:
+                report(stage)
+    finally:
+        for process in running.values():
+            process.terminate()
+            _release(process)
+            process.wait()
+
+
+def _release(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe that keeps a process alive."""
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _start(spec: Spec) -> subprocess.Popen[bytes]:
+    folder = Path(spec["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():  # half a measurement of an interrupted comparison; other seeds' are whole
+        if path.is_dir() and not path.name.startswith("seed-"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.is_dir():
+            path.unlink()
+    write_atomic(folder / "spec.json", json.dumps(spec).encode())
+    threads = {k: str(spec["threads"]) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with open(folder / "log.txt", "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pofx.tasks.measure", str(folder / "spec.json"), "--with-parent"],
+            stdin=subprocess.PIPE,  # whose other end closes however this process ends: then the child ends too
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **threads},
+        )
+
+
+def _at(spec: Spec, ended: bool) -> dict[str, Any]:
+    path = Path(spec["folder"]) / "stage.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = {"stage": "waiting"}
+    return {"stage": "failed"} if ended and found["stage"] not in OVER else found  # killed, or out of memory
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has: SIGTERM and SIGKILL let no `finally` there run.
+
+    Standard input is a pipe that only the parent holds open. The system closes it with the parent, whatever ended that;
+    `os.read` and not `sys.stdin`, whose lock a thread that waits would keep as Python ends.
+    """
+    while os.read(0, 1):
+        continue
+    os._exit(1)
+
+
 def main() -> None:
     """Read a spec and run it."""
+    if "--with-parent" in sys.argv[2:]:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     spec = json.loads(Path(sys.argv[1]).read_text())
     os.environ.setdefault("OMP_NUM_THREADS", str(spec["threads"]))
     row = run(spec)
