@@ -1,13 +1,15 @@
 """How answers and samples are judged, with confidence intervals.
 
-Reading order: base, scores, samples, copying, features, table, utility, retrieval; of one kind each: series, text,
-audio, video, shapes.
+Reading order: base, scores, samples, modes, copying, features, inception, table, utility, retrieval; of one kind each:
+series, text, audio, video, shapes.
 """
 
 from pofx.metrics.audio import log_spectral_distance, loudness_features, mel_cepstral_distance, signal_to_noise
 from pofx.metrics.base import Metric, bootstrap, mean_metric, paired_difference, proportion
 from pofx.metrics.copying import Copying, copying
 from pofx.metrics.features import Features
+from pofx.metrics.inception import Inception
+from pofx.metrics.modes import Modes, modes
 from pofx.metrics.privacy import closest_record, membership
 from pofx.metrics.retrieval import Retrieval, right_first
 from pofx.metrics.samples import C2ST, PRDC, c2st, frechet, frechet_gaussians, kid, mmd, prdc, sliced_wasserstein
@@ -29,7 +31,9 @@ __all__ = [
     "PRDC",
     "Copying",
     "Features",
+    "Inception",
     "Metric",
+    "Modes",
     "Retrieval",
     "TableScore",
     "auroc",
@@ -52,6 +56,7 @@ __all__ = [
     "membership",
     "mean_metric",
     "mmd",
+    "modes",
     "paired_difference",
     "pair_trends",
     "prdc",
