@@ -1,6 +1,6 @@
 """Classes by Bayes' rule: how right, with how few labels, and what is refused.
 
-    POFX_DATA=... python benchmarks/classify.py [--only digits few refuse] [--seeds 0 1 2] [--draws 20]
+    POFX_DATA=... python benchmarks/classify.py [--only digits few refuse curves] [--seeds 0 1 2] [--draws 20]
     python benchmarks/classify.py table
     python benchmarks/classify.py picture docs/questions/classify.png
 
@@ -18,6 +18,10 @@ refuse   at 5 % false alarms, which share of clothes and letters is of no class?
          discriminative peers refuse by their largest probability, at the same nominal rate. `network and kernels`: the
          strangest of two scores, the surprise of an autoregressive model and -log p of kernels, both of all digits
          without labels and of those of 30 other writers (ADBench's optdigits, less those of scikit-learn).
+curves   how far the probabilities may be trusted: 600 digits held out, 897 to learn from, 300 that set a temperature,
+         the same rows for all; the logistic regression also tuned, over its penalty by log loss in 3 folds. Log loss,
+         calibration error (15 bins of equal count) beside that of a perfect model as sure, and the area under the
+         risk-coverage curve of the largest probability, before the temperature and after it.
 
 Every cell is a line of runs/classify.jsonl and is not run again.
 """
@@ -46,6 +50,7 @@ from sklearn.svm import SVC
 
 import pofx
 from pofx.data import Data, find, open_data
+from pofx.metrics import classes
 from pofx.metrics.base import paired_difference
 from pofx.metrics.scores import conformal_pvalues, strangest_pvalues
 from pofx.model import Model
@@ -66,7 +71,7 @@ PEERS: dict[str, Callable[[], Any]] = {
     "neighbours": lambda: KNeighborsClassifier(3),
     "support vectors": lambda: SVC(C=10, gamma="scale"),
 }
-COMMITTEE = "network and kernels"
+COMMITTEE, TUNED = "network and kernels", "logistic, tuned"
 FEW = {"tied": 0, "partly": 8}
 SMOOTHING = 1000.0  # of the normals from 50 rows of 64 pixels, in tenths of a row
 
@@ -117,9 +122,8 @@ def few(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     picked = chosen(data, seed)
     test, (x, y) = numbers(data, "test"), _at(data, picked)
     start = time.process_time()
-    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    tuned = GridSearchCV(LogisticRegression(max_iter=500), {"C": [0.01, 0.1, 1, 10, 100]}, cv=folds).fit(x, y)
-    yield {"way": "logistic, tuned", "accuracy": float(tuned.score(*test)), "cpu": time.process_time() - start}
+    tuned = _tuned(seed, "accuracy").fit(x, y)
+    yield {"way": TUNED, "accuracy": float(tuned.score(*test)), "cpu": time.process_time() - start}
     labels: list[Any] = [None] * len(data)
     for i in picked:
         labels[i] = int(data.given["label"][i])
@@ -128,6 +132,12 @@ def few(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
         knobs = {**NORMAL, "covariance": "tied", "smoothing": SMOOTHING, "prior": "round"}
         model = fit_partly(data.without_given(), "mixture", labels, rounds=rounds, hyper_parameters=knobs, seed=seed)
         yield {"way": name, "accuracy": right(model, data), "cpu": time.process_time() - start}
+
+
+def _tuned(seed: int, scoring: str) -> GridSearchCV:
+    """Logistic regression with its penalty from 3 folds."""
+    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+    return GridSearchCV(LogisticRegression(max_iter=500), {"C": [0.01, 0.1, 1, 10, 100]}, cv=folds, scoring=scoring)
 
 
 def chosen(data: Data, seed: int) -> list[int]:
@@ -234,7 +244,43 @@ def _letter(strokes: np.ndarray, ink: float) -> np.ndarray:
     return min(counts, key=lambda c: abs(c.mean() / 16 - ink))
 
 
-CELLS = {"digits": digits, "few": few, "refuse": refuse}
+def curves(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """How far p(class | x) may be trusted, and what a temperature mends."""
+    data = halves(seed)
+    y = data.part("test").given["label"].numpy()
+    for name in asked.ways:
+        start = time.process_time()
+        raw, mended, heat = told(name, data, seed)
+        line: dict[str, Any] = {"accuracy": classes.accuracy(mended, y).value, "temperature": heat}
+        for when, p in (("raw", raw), ("mended", mended)):
+            sure, wrong = p.max(1).values, p.argmax(1).numpy() != y
+            line |= {
+                f"log loss, {when}": classes.log_loss(p, y).value,
+                f"gap, {when}": classes.calibration_error(p, y).value,
+            }
+            line |= {f"floor, {when}": classes.calibration_floor(p), f"area, {when}": classes.aurc(sure, wrong).value}
+        yield {"way": name, **line, "cpu": time.process_time() - start}
+
+
+def halves(seed: int) -> Data:
+    """Half of the digits to learn from, 600 to test on, 300 to calibrate with."""
+    return open_data("digits", given="label", seed=seed, test=600, valid=HELD)
+
+
+def told(name: str, data: Data, seed: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """p(class | x) of the test rows (N, K) before and after the temperature, and that temperature."""
+    if name in (*PEERS, TUNED):
+        peer = (_tuned(seed, "neg_log_loss") if name == TUNED else PEERS[name]()).fit(*numbers(data, "train"))
+        known, log_p = (peer.predict_log_proba(numbers(data, part)[0]) for part in ("valid", "test"))
+        heat = classes.temperature_of(known, numbers(data, "valid")[1])
+        return torch.from_numpy(log_p).softmax(1), torch.from_numpy(log_p / heat).softmax(1), heat
+    mended = pofx.classify(fitted(name, data, seed), data.part("test").x, calibration=data, draws=4).diagnostics
+    return (mended["temperature"] * mended["p"].log()).softmax(1), mended["p"], mended["temperature"]
+
+
+CURVES = ("normal, full", "factor analysers", "normal, tied", "kde", "logistic", TUNED)
+JUDGED = [f"{what}, {when}" for what in ("log loss", "gap", "floor", "area") for when in ("raw", "mended")]
+CELLS = {"digits": digits, "few": few, "refuse": refuse, "curves": curves}
 
 
 def lines() -> list[dict[str, Any]]:
@@ -262,6 +308,8 @@ def run(asked: argparse.Namespace) -> None:
 
 def _open(cell: str, seed: int, known: list[tuple[str, int, str]], asked: list[str]) -> list[str]:
     every = [*FAMILIES, *PEERS]
+    if cell == "curves":
+        every = list(CURVES)
     if cell == "refuse":
         every = [w for w in every if w not in ("autoregressive", "neighbours")] + [COMMITTEE]
     return [w for w in every if (not asked or w in asked) and (cell, seed, w) not in known]
@@ -272,17 +320,21 @@ def table() -> None:
     found = pd.DataFrame(lines())
     for cell, part in found.groupby("cell"):
         known = part.notna().any()
-        columns = ("accuracy", "false alarms", "clothes", "grey clothes", "letters", "cpu")
+        columns = ("accuracy", "false alarms", "clothes", "grey clothes", "letters", "temperature", *JUDGED, "cpu")
         wanted = [c for c in columns if known.get(c, False)]
         means = part.groupby("way")[wanted].mean()
         print(f"\n{cell}, {part['seed'].nunique()} seeds\n{means.sort_values(wanted[0], ascending=False).round(4)}")
+        if cell == "curves":
+            for what in ("log loss, mended", "gap, raw", "gap, mended", "area, mended"):
+                wide = part.pivot_table(index="seed", columns="way", values=what).dropna()
+                for way in CURVES[:-2]:
+                    less = paired_difference(wide[way].to_numpy(), wide[TUNED].to_numpy())
+                    print(f"{what}: {way} - {TUNED} {less.value:+.4f} [{less.low:+.4f}, {less.high:+.4f}]")
         if cell == "few":
             wide = part.pivot_table(index="seed", columns="way", values="accuracy").dropna()
             for way in FEW:
-                gain = paired_difference(wide[way].to_numpy(), wide["logistic, tuned"].to_numpy())
-                print(
-                    f"{way} - logistic, tuned: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {len(wide)} draws"
-                )
+                gain = paired_difference(wide[way].to_numpy(), wide[TUNED].to_numpy())
+                print(f"{way} - {TUNED}: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {len(wide)} draws")
 
 
 def picture(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,11 @@ import torch
 from scipy.stats import kstest, norm
 
 import pofx
-from pofx.metrics.gains import balanced, paired_gain
-from pofx.tasks.augment import gain, noisy, repeated
+from pofx.kinds.base import category, real
+from pofx.metrics.base import Metric
+from pofx.metrics.gains import balanced, over_seeds, paired_gain, verdict
+from pofx.model import Card, Model
+from pofx.tasks.augment import gain
 
 MEANS = np.array([[-1.0, 0.0], [1.0, 0.5]])
 
@@ -171,7 +175,9 @@ def test_a_gain_where_there_is_one(given, frame):
     answer = gain(given, frame, rows((500, 500), 9), "kind", rng=0)
     found = answer.diagnostics
     assert answer.value.low > 0.02 and "helps" in answer.explain()
-    assert set(found["gains"]) == {"drawn", "repeated", "noise"} and found["gains"]["repeated"].low > 0.02
+    ways = {"drawn", "repeated", "noise", "smote"}
+    assert set(found["gains"]) == ways and found["gains"]["repeated"].low > 0.02
+    assert "but no more than" in found["verdict"] and "SMOTE" in found["verdict"]
     assert abs(found["scores"]["drawn"] - found["scores"]["real"] - answer.value.value) < 1e-9
     best = norm.cdf(np.linalg.norm(MEANS[1] - MEANS[0]) / 2)
     assert abs(found["scores"]["drawn"] - best) < 0.05
@@ -186,12 +192,157 @@ def test_paired_gain_in_closed_form():
     assert paired_gain(y, [after, before], [before, after]).value == 0
 
 
-def test_simple_ways():
-    z, y = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 0, 1, 1])
-    a, b = repeated(z, y, np.array([0, 3]), pofx.Rng(0))
-    assert b.tolist() == [*y, 1, 1, 1] and (a[:6] == z).all() and set(a[6:, 0]) <= {8.0, 10.0}
-    c, _ = noisy(z, y, np.array([0, 3]), pofx.Rng(0))
-    assert (c[:6] == z).all() and 0 < np.abs(c[6:] - a[6:]).max() < 2
+def test_a_predictor_sees_no_half_of_a_category():
+    train, seen = rows((60, 15), 0), []
+    train["word"] = np.where(train["kind"] == "cat", "u", "v")
+    train.loc[::3, "word"] = "w"
+
+    def predictor(z, y, seed):
+        from sklearn.dummy import DummyClassifier
+
+        seen.append(z)
+        return DummyClassifier().fit(z, y)
+
+    model = pofx.fit(train, "kde", given="kind", threads=1, progress=False)
+    gain(model, train, train, "kind", predictor=predictor, repeats=1)
+    assert len(seen) == 5 and all(z.shape[1] == 5 for z in seen)
+    assert all(set(map(tuple, z[:, 2:])) == set(map(tuple, np.eye(3))) for z in seen)
+
+
+def metric(value, half=0.01):
+    return Metric("gain", value, value - half, value + half, 100, "higher")
+
+
+def test_the_verdict_says_what_is_simpler_and_as_good():
+    def said(own, smote, beyond):
+        gains = {"drawn": metric(own), "smote": metric(smote), "repeated": metric(-0.2)}
+        return verdict(gains, {"smote": metric(beyond), "repeated": metric(own + 0.2)})
+
+    assert said(0.10, 0.05, 0.05).endswith("and more than each simpler way; the best of them: SMOTE (+0.050).")
+    assert "It helps: +0.100" in said(0.10, 0.095, 0.005) and "but no more than SMOTE (+0.095)" in said(
+        0.1, 0.095, 0.005
+    )
+    assert "but less than SMOTE (+0.150); the simpler way will do" in said(0.10, 0.15, -0.05)
+    assert said(0.005, -0.1, 0.1) == (
+        "It does not help: +0.005 balanced accuracy [-0.005, +0.015], and 0 is within the interval."
+    )
+    assert said(0.005, 0.1, -0.1).endswith("Of the simpler ways SMOTE (+0.100) does.")
+    assert said(-0.1, 0.0, -0.1).endswith("Train on the real rows alone.")
+    assert said(-0.1, 0.1, -0.2).startswith("It harms") and said(-0.1, 0.1, -0.2).endswith("or with SMOTE (+0.100).")
+
+
+class Truth(Model):
+    """Rows of two columns on two rings, as they are made; with `swapped`, of the other class."""
+
+    card = Card("none", "fast", "none", "none", "none", ("implicit", "sampler"), "none", "two rings", "here")
+    swapped = False
+
+    def _sample(self, count, given, rng):
+        far = 1.0 + (1 - given["kind"] if self.swapped else given["kind"]).double()
+        angle = 2 * math.pi * rng.uniform((count,), torch.float64)
+        noise = 0.15 * rng.normal((count, 2), torch.float64)
+        return far[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + noise
+
+
+def rings(counts, seed):
+    y = torch.tensor([0] * counts[0] + [1] * counts[1])
+    return truth().sample(1, {"kind": y}, pofx.Rng(seed))[0], y
+
+
+def truth(swapped=False):
+    model = Truth().build(real(2), {"kind": category(2, "kind", ("cat", "dog"))})
+    model.swapped = swapped
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_verdicts_on_made_data(seed):
+    """Five rows of a ring: the truth helps beyond all that stays near them, the other class's harms."""
+    train, test = rings((300, 5), seed), rings((800, 800), 50 + seed)
+    asked = {"predictor": "neighbours", "repeats": 3, "rng": seed}
+    right = gain(truth(), train, test, "kind", **asked).diagnostics
+    assert right["verdict"].startswith("It helps") and "and more than each simpler way" in right["verdict"]
+    assert all(m.low > 0 for m in right["beyond"].values())
+    for way in right["beyond"]:
+        gap = right["gains"]["drawn"].value - right["gains"][way].value
+        assert right["beyond"][way].value == pytest.approx(gap), "beyond a way: how far it is behind"
+    wrong = gain(truth(swapped=True), rings((300, 120), 20 + seed), test, "kind", **asked).diagnostics
+    assert wrong["verdict"].startswith("It harms"), wrong["verdict"]
+    plenty = gain(truth(), rings((600, 600), 20 + seed), test, "kind", 700, **asked).diagnostics
+    assert plenty["verdict"].startswith("It does not help"), plenty["verdict"]
+
+
+def test_repeats_vary_draws_and_fits(frame):
+    """Each repeat has rows and a seed of its own, and each model its turn."""
+    train, test, seeds, asked = rings((60, 10), 0), rings((200, 200), 1), [], []
+
+    class Watched(Truth):
+        def _sample(self, count, given, rng):
+            asked.append(self.named)
+            return super()._sample(count, given, rng)
+
+    def predictor(z, y, seed):
+        seeds.append((seed, z[-1].tolist()))
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression().fit(z, y)
+
+    models = [Watched().build(real(2), {"kind": category(2, "kind", ("cat", "dog"))}) for _ in range(2)]
+    for name, one in zip("ab", models, strict=True):
+        one.named = name
+    found = gain(models, train, test, "kind", predictor=predictor, repeats=3).diagnostics
+    assert asked == list("abab") and len({seed for seed, _ in seeds}) == 4, "rounded up: as often one as the other"
+    assert "4 repeats" in found["over"] and "2 fitted models in turn" in found["over"]
+    assert {len(each) for each in found["seeds"].values()} == {4}
+    for way, each in found["seeds"].items():
+        assert np.mean(each) == pytest.approx(found["gains"][way].value)
+    assert len(set(found["seeds"]["drawn"])) > 1 and len({tuple(last) for _, last in seeds}) > 10
+    y = np.array([0, 0, 1, 1])
+    each = over_seeds(y, [[0, 0, 0, 0], [0, 0, 1, 0]], [[0, 0, 1, 0], [0, 1, 1, 0]])
+    assert each == (0.25, -0.25)
+    with pytest.raises(ValueError, match="got 0 models"):
+        gain([], train, test, "kind")
+    with pytest.raises(ValueError, match="got 2 models; expected one, or several that were fitted to the same rows"):
+        gain([models[0], Truth().build(real(3), dict(models[0].given))], train, test, "kind")
+
+
+def test_pictures_are_shifted_and_drawn():
+    data = pofx.open_data("digits", given="label", limit=500, seed=0)
+    model = pofx.fit(data, "kde", hyper_parameters={"bandwidth": 0.5}, threads=1, progress=False)
+    answer = gain(model, data, data, "label", 60, repeats=1)
+    assert set(answer.diagnostics["beyond"]) == {"repeated", "noise", "smote", "shifted"}
+    assert answer.figure().axes[0].get_xlabel().startswith("gain in balanced accuracy")
+    labels = [t.get_text() for t in answer.figure().axes[0].get_yticklabels()]
+    assert labels == ["drawn rows", "rows repeated", "rows with noise", "SMOTE", "pictures shifted"]
+    seen = []
+
+    def predictor(z, y, seed):
+        from sklearn.dummy import DummyClassifier
+
+        seen.append(z)
+        return DummyClassifier().fit(z, y)
+
+    wide = pofx.open_data((data.x[:, 2:, ..., 0].numpy() * 15).astype(np.uint8), test=60, valid=0)  # 6 high, 8 wide
+    wide = replace(wide, given={"label": data.given["label"]}, given_spaces=dict(data.given_spaces))
+    net = pofx.fit(wide, "kde", hyper_parameters={"bandwidth": 0.5}, threads=1, progress=False)
+    gain(net, wide, wide, "label", 60, predictor=predictor, repeats=1)
+    real, last = len(seen[0]), seen[-1].reshape(-1, 6, 8)
+    for one in last[real :: len(last) // 20]:
+        inner = [last[:real, 1 + r : 5 + r, 1 + c : 7 + c] for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c]
+        assert any((x == one[1:5, 1:7]).all((1, 2)).any() for x in inner)
+    bars, *pictures = pofx.augment(model, data, "label", {3: 60, 8: 55}, rng=0).figure().axes
+    assert [axes.get_title(loc="left") for axes in pictures] == ["3: real", "3: drawn", "8: real", "8: drawn"]
+    assert len(bars.patches) == 20 and all(len(axes.images) == 1 for axes in pictures)
+
+
+def test_a_picture_of_what_was_added(given, column, frame):
+    for model in (given, column):
+        bars, dots = pofx.augment(model, frame, "kind", rng=0).figure().axes
+        assert [p.get_width() for p in bars.patches] == [400, 40, 0, 360]
+        assert [len(c.get_offsets()) for c in dots.collections] == [360, 40]
+    assert len(pofx.augment(given, frame, "kind", 2, rng=0).figure().axes) == 1, "nothing drawn, nothing to show"
+    bars = pofx.augment(column, frame, rows=500, rng=0).figure().axes[0]
+    assert [p.get_width() for p in bars.patches] == [440, 60]
 
 
 def test_what_is_asked_wrongly(given, column, frame):
@@ -233,3 +384,12 @@ def test_the_command(tmp_path, capsys, monkeypatch, frame):
     found = json.loads(capsys.readouterr().out)
     assert found["after"] == {"cat": 400, "dog": 400} and "balanced accuracy" in found["verdict"]
     assert pd.read_csv(tmp_path / "more.csv")["drawn"].sum() == 360
+    assert set(found["gains"]) == {"drawn", "repeated", "noise", "smote"} and found["gain"] == found["gains"]["drawn"]
+    words = [*words[:-3], "--picture", "more.png"]
+    monkeypatch.setattr("sys.argv", ["pofx", *(str(tmp_path / w) if w in (*paths, "more.png") else w for w in words)])
+    main()
+    out = capsys.readouterr().out
+    for way in ("real rows alone", "drawn rows", "rows repeated", "rows with noise", "SMOTE"):
+        assert way in out
+    assert "5 repeats (fresh rows, fresh seed of the predictor) of one fitted model" in out and "It helps" in out
+    assert (tmp_path / "more.png").stat().st_size > 5000

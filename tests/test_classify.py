@@ -13,8 +13,19 @@ import torch
 import pofx
 from pofx.data import Data
 from pofx.kinds.base import Space, Variable, category, real
-from pofx.metrics.classes import accuracy, calibration_error, log_loss, risk_coverage, temperature_of
+from pofx.metrics.classes import (
+    accuracy,
+    aurc,
+    calibration_error,
+    calibration_floor,
+    log_loss,
+    reliability,
+    risk_coverage,
+    temperature_of,
+)
+from pofx.metrics.scores import conformal_pvalues
 from pofx.model import Card, Model, Quality, Unsupported, Value
+from pofx.tasks.classify import _threshold
 
 CARD = Card("exact", "fast", "none", "none", "none", ("explicit", "tractable"), "none", "two normals", "here")
 LABEL = category(2, "kind", ("cat", "dog"))
@@ -215,6 +226,147 @@ def test_risk_coverage_and_temperature():
     assert accuracy([[0.2, 0.8], [0.6, 0.4]], [1, 1]).value == 0.5
     with pytest.raises(ValueError, match="codes below K"):
         accuracy([[0.2, 0.8]], [2])
+
+
+def test_rows_without_an_error_do_not_make_a_model_sure_of_itself():
+    """All calibration rows are right: the likelihood asks for T = 0, the rule of succession does not."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(3, size=40)
+    logits = rng.normal(size=(40, 3)) + 6.0 * np.eye(3)[y]
+    assert (logits.argmax(1) == y).all()
+    for sharp in (0.1, 1.0, 30.0):
+        heat = temperature_of(sharp * logits, y)
+        p = torch.tensor(sharp * logits / heat).softmax(1)
+        assert float(p.max(1).values.mean()) == pytest.approx(41 / 42, abs=1e-6)
+    assert temperature_of(30.0 * logits, y) == pytest.approx(30 * temperature_of(logits, y), rel=1e-3)
+    wrong = np.concatenate([[(y[0] + 1) % 3], y[1:]])
+    assert temperature_of(logits, wrong) > temperature_of(logits, y), "one error more, less sure"
+    assert 0 < temperature_of(np.zeros((5, 2)), np.zeros(5, int)) < math.inf
+
+
+def test_ties_are_in_no_order():
+    """Rows that are equally sure count alike, wherever they stand in the file."""
+    for wrong in ([1, 0, 0, 0, 1], [0, 0, 1, 0, 1]):
+        coverage, risk = risk_coverage([1.0, 1.0, 1.0, 1.0, 0.5], wrong)
+        assert risk.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.4]) and coverage[-1] == 1
+    with pytest.raises(ValueError, match="got 2 confidences, 1 errors"):
+        risk_coverage([0.5, 0.6], [1])
+    with pytest.raises(ValueError, match="got 0 confidences"):
+        risk_coverage([], [])
+
+
+def test_the_area_under_risk_and_coverage():
+    """By hand, at its ends, and its bias: the error rate over N + 1 where risk grows evenly with rank."""
+    found = aurc([0.9, 0.2, 0.6, 0.8], [0, 1, 1, 0])
+    assert found.value == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4) and found.low <= found.value <= found.high
+    rng = np.random.default_rng(0)
+    sure, wrong = rng.random(4000), rng.random(4000) < 0.2
+    assert aurc(sure, wrong).value == pytest.approx(0.2, abs=0.03), "what tells nothing: the error rate"
+    best = aurc(-1.0 * wrong, wrong).value
+    e = wrong.mean()
+    assert best == pytest.approx(e + (1 - e) * math.log(1 - e), abs=1e-3), "every error last, Geifman 2019"
+    assert f"{best:.2g}" in aurc(sure, wrong).note and aurc(-sure, sure > 0.8).value < 0.03 < 0.2
+    each = []
+    for _ in range(4000):
+        rank = rng.random(20)
+        each.append(risk_coverage(-rank, rng.random(20) < 0.5 * rank)[1].mean())
+    assert np.mean(each) == pytest.approx(0.125 + 0.25 / 21, abs=4 * np.std(each) / math.sqrt(4000))
+
+
+def test_calibration_beside_what_chance_alone_shows():
+    """A perfect model has an error above 0, which the floor foretells; bins are those of the diagram."""
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet([4.0, 0.4, 0.4], size=300)
+    floor = calibration_floor(p)
+    found, over = [], []
+    for _ in range(60):
+        y = (rng.random((300, 1)) > p.cumsum(1)).sum(1)
+        found.append(calibration_error(p, y).value)
+        sharp = p**4 / (p**4).sum(1, keepdims=True)
+        over.append(calibration_error(sharp, y).value - calibration_floor(sharp, draws=20))
+    assert np.mean(found) == pytest.approx(floor, abs=5 * np.std(found) / math.sqrt(60)) and floor > 0.02
+    assert min(over) > 0.02
+    assert f"shows {floor:.2g}" in calibration_error(p, y).note
+    assert calibration_floor(np.eye(3)[[0, 1, 2]]) == 0, "who is always sure, and right, has none"
+    confidence, right, rows = reliability(p, y, 10)
+    assert rows.tolist() == [30] * 10 and (np.diff(confidence) > 0).all()
+    assert (confidence * rows).sum() == pytest.approx(p.max(1).sum())
+    assert (right * rows).sum() == (p.argmax(1) == y).sum()
+    assert (rows * abs(right - confidence)).sum() / 300 == pytest.approx(calibration_error(p, y, 10).value)
+
+
+def test_the_picture_of_two_columns(model):
+    """Regions, densities and what is refused; the line of "of no class" is where the p-values say it is."""
+    known, far = data(400, 2), torch.tensor([[6.0, -5.0], [0.0, 0.25]]).double()
+    x = torch.cat([rows(200, 3)[0], far])
+    answer = pofx.classify(model, x, calibration=known)
+    axes = answer.figure().axes[0]
+    belongs, torn = np.asarray(answer.diagnostics["belongs"]) <= 0.05, answer.diagnostics["ambiguity"].numpy() > 0.1
+    assert belongs[200] and torn[201] and axes.get_xlabel() == "x"
+    dots, ambiguous, strange = [c for c in axes.collections if len(c.get_offsets()) and c.get_zorder() >= 3]
+    assert len(dots.get_offsets()) == 202
+    assert sorted(map(tuple, strange.get_offsets())) == sorted(map(tuple, x[torch.from_numpy(belongs)].tolist()))
+    assert len(ambiguous.get_offsets()) == (torn & ~belongs).sum()
+    assert axes.get_title(loc="left").endswith(f"{belongs.sum()} of no class")
+    shown = axes.images[0].get_array()
+    left, right, low, high = axes.images[0].get_extent()
+    for point in ([-1.0, 0.0], [1.0, 0.5]):
+        i, j = round((point[1] - low) / (high - low) * 139), round((point[0] - left) / (right - left) * 139)
+        told = pofx.classify(model, torch.tensor([point]).double()).value[0]
+        assert np.abs(shown[i, j] - 1).max() > 0.1 and told == ("cat" if point[0] < 0 else "dog")
+    for count, level in ((400, 0.05), (19, 0.05), (57, 0.05)):
+        log_p = pofx.classify(model, rows(count, 5)[0]).diagnostics["log_p"].numpy()
+        edge, fresh = _threshold(log_p), np.linspace(log_p.min() - 1, log_p.max(), 997)
+        assert ((fresh < edge) == (conformal_pvalues(-log_p, -fresh) <= level)).all()
+    assert _threshold(log_p[:18]) is None, "so few rows make no p-value of 0.05"
+
+
+def test_the_grid_is_asked_what_the_rows_are(model, monkeypatch):
+    """Regions have the temperature of the answer, contours its log p, at the place where they are drawn."""
+    seen = []
+    monkeypatch.setattr("pofx.tasks.classify.boundary_figure", lambda *words: seen.append(words))
+    sharp = Normals().build(real(2), {"kind": LABEL})
+    sharp.sharp = 6.0
+    known = data(300, 5)
+    pofx.classify(sharp, rows(200, 1)[0] * torch.tensor([1.0, 3.0]), calibration=known, prior=[0.7, 0.3]).figure()
+    x, _, (across, up), shares, log_p, names = seen[0]
+    assert x.shape == (200, 2) and names == ("x", "x") and across[-1] < up[-1]
+    for i, j in ((3, 100), (70, 20), (120, 139)):
+        point = torch.tensor([[across[j], up[i]]])
+        told = pofx.classify(sharp, point, calibration=known, prior=[0.7, 0.3]).diagnostics
+        assert shares[i, j] == pytest.approx(told["p"][0].numpy(), abs=1e-9)
+        assert log_p[i, j] == pytest.approx(float(told["log_p"][0]))
+
+
+def test_the_picture_of_other_rows_and_of_no_density(model):
+    x, y = rows(300, 6)
+    labelled = Data(x, real(2), {"kind": y}, {"kind": LABEL}, split={"test": torch.arange(300)})
+    gaps = x.clone()
+    gaps[0, 1] = math.nan
+    (axes,) = pofx.classify(model, gaps, calibration=data(100, 1)).figure().axes
+    assert axes.get_ylabel().startswith("log p(x)") and axes.get_xscale() == "log"
+    direct = Logistic().build(LABEL, {"x": real(2)})
+    (axes,) = pofx.classify(direct, x).figure().axes
+    assert "no density" in axes.get_ylabel() and [t.get_text() for t in axes.get_yticklabels()] == ["cat", "dog"]
+    wide = Wide().build(real(3), {"kind": LABEL})
+    three = replace(labelled, x=torch.cat([x, torch.zeros(300, 1).double()], 1), space=real(3))
+    answer = pofx.classify(wide, three)
+    main, sure, kept = answer.figure().axes
+    p = answer.diagnostics["p"]
+    error, wrong = calibration_error(p, y, 10), (p.argmax(1) != y).numpy()
+    assert f"{error.value:.3f}" in sure.get_title(loc="left")
+    assert f"{100 * aurc(p.max(1).values, wrong).value:.2f} %" in kept.get_title(loc="left")
+    assert kept.lines[0].get_ydata()[-1] == pytest.approx(100 * wrong.mean())
+    offsets = np.concatenate([c.get_offsets() for c in main.collections[:1]])
+    assert sorted(offsets[:, 1]) == pytest.approx(sorted(answer.diagnostics["log_p"].tolist()))
+
+
+class Wide(Normals):
+    """The same, and a third column that tells nothing."""
+
+    def _log_prob(self, x, given, observed, draws, rng):
+        mask = None if observed is None else observed[:, :2]
+        return Value(super()._log_prob(x[:, :2], given, mask, draws, rng).value - 0.5 * x[:, 2] ** 2)
 
 
 def test_space_of_one_label():

@@ -6,7 +6,8 @@ Routes, best first: the model's own draws given the class; a column of x that is
 draws of which the ones of the class are kept. Real rows come first and as they were; which rows are drawn is marked.
 Draws hold nothing that the model did not learn from the same rows: they help a predictor only by what the model
 assumes beyond it (smoothness, a shape) or by moving its threshold, which class weights do as well. So `gain` measures
-it, beside rows repeated and rows repeated with noise, and says plainly when it does not help.
+it over seeds, beside rows repeated, rows with noise, SMOTE and pictures shifted, and says plainly when it does not
+help, or no more than they do.
 
 References: Chawla 2002 (arXiv:1106.1813, SMOTE, the usual baseline); Elor and Averbuch-Elor 2022 (arXiv:2201.08528, to
 balance or not); van Breugel 2023 (arXiv:2305.09235, learning from drawn rows).
@@ -18,20 +19,26 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.data import Data
-from pofx.kinds import KINDS
-from pofx.kinds.base import Space, category
-from pofx.metrics.base import Array, Metric
-from pofx.metrics.gains import Predictor, balanced, paired_gain, predictor_of
+from pofx.drawing.enlarged import Grown, enlarged_figure, gains_figure
+from pofx.engines.oversample import noisy, repeated, shifted, smote
+from pofx.kinds.base import Space
+from pofx.metrics.base import Array
+from pofx.metrics.gains import WORDS, Predictor, balanced, over_seeds, paired_gain, predictor_of, verdict
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, classes_of, given_for, own, recoded, route, rows_of, solve
+from pofx.tasks.enlarge import Columns, enlarged
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What would more rows of the rare classes look like, and do they help?"
 UNIT = "the data's own"
@@ -88,16 +95,17 @@ def augment(
     codes = torch.arange(len(known.classes)).repeat_interleave(counts)
     answer = _drawn(model, by, codes, Rng(rng), route)
     every, new = torch.cat([known.codes, codes]), torch.arange(len(known.codes) + len(codes)) >= len(known.codes)
-    value = _enlarged(model, data, by, answer.raw, [known.classes[k] for k in codes.tolist()], codes, mark)
+    value = enlarged(model, data, by, answer.raw, [known.classes[k] for k in codes.tolist()], codes, mark)
     words: dict[str, Any] = {"real rows": len(known.codes), "drawn rows": len(codes), "drawn": new}
     if by is not None:
         words["labels"] = [known.classes[k] for k in every.tolist()]
         words |= {"before": _counted(known.codes, known.classes), "after": _counted(every, known.classes)}
-    return dataclasses.replace(answer, value=value, diagnostics={**answer.diagnostics, **words})
+    question = {**answer.question, "real": known}  # of which a picture shows some
+    return dataclasses.replace(answer, value=value, diagnostics={**answer.diagnostics, **words}, question=question)
 
 
 def gain(
-    model: Model,
+    model: Model | Sequence[Model],
     train: Any,
     test: Any,
     by: str,
@@ -112,58 +120,76 @@ def gain(
     """What a predictor of the class gains (or loses) on real rows by training on drawn rows as well.
 
     Args:
-        model: fitted on `train` alone.
+        model: fitted on `train` alone; or several, such as fits with different seeds, for a fit is luck, too.
         train, test: real rows with their class, as for `augment`; of Data, its training and its test part.
         by, rows, route: as for `augment`.
         predictor: "linear", "neighbours", "trees", or (z, y, seed) -> an object with `predict`.
-        against: name -> (z, y, counts, rng) -> enlarged (z, y), beside "repeated" and "noise"; numbers standardised.
-        repeats: draws, each with its own seed of the predictor, over which scores are averaged.
+        against: name -> (z, y, counts, rng) -> enlarged (z, y) of standardised numbers, beside "repeated", "noise",
+            "smote" and, for pictures, "shifted" (`pofx.engines.oversample`).
+        repeats: how often rows are drawn (and each other way is taken) and the predictor is fitted, with a seed of
+            their own each time; of several models each takes its turn, as often as the others.
         rng: of them.
 
     Returns:
         An Answer whose value is the gain in balanced accuracy, a Metric with a 95 % interval paired by test row;
         diagnostics: `verdict` in words, `scores`: way -> balanced accuracy, `gains`: way -> Metric against real rows
-        alone. The interval is of the test rows for this fitted model; other training rows move the gain too.
+        alone, `beyond`: way -> Metric of drawn rows against that way, `seeds`: way -> the gain of each repeat. The
+        interval is of the test rows for these fits, averaged over the repeats; other training rows move the gain too.
+
+    Raises:
+        ValueError: test rows of one class, rows wanted of a class that has none, or models of other rows.
     """
+    models = _alike(model)
     at_least_one("gain", repeats=repeats)
+    model, turns = models[0], -(-repeats // len(models))
     known, held = labelled(model, train, by), labelled(model, test, by, "test")
     if len(held.codes.unique()) < 2:
         raise ValueError("gain: the test rows are of one class; expected two or more.")
-    counts, stream = _lacking(known, rows, by), Rng(rng)
+    counts, stream, columns = _lacking(known, rows, by), Rng(rng), Columns(model.space, by)
     codes = torch.arange(len(known.classes)).repeat_interleave(counts)
-    columns = _columns(model.space, by)
-    z, zt = (columns(r.x, r.observed) for r in (known, held))
-    y, yt = known.codes.numpy(), held.codes.numpy()
-    fitted, ways = predictor_of(predictor), {"repeated": repeated, "noise": noisy, **(against or {})}
+    (z, zt), y = (columns(r.x, r.observed) for r in (known, held)), known.codes.numpy()
+    fitted, ways = predictor_of(predictor), {**_simple(model.space, columns), **(against or {})}
     said: dict[str, list[Array]] = {name: [] for name in ("real", "drawn", *ways)}
-    for _ in range(repeats):
-        seed, answer = stream.seed() % 2**31, _drawn(model, by, codes, stream, route)
+    for one in models * turns:
+        seed, answer = stream.seed() % 2**31, _drawn(one, by, codes, stream, route)
         assert answer.raw is not None
         fresh = columns(answer.raw, torch.ones_like(answer.raw, dtype=torch.bool))
         sets = {"real": (z, y), "drawn": (np.concatenate([z, fresh]), np.concatenate([y, codes.numpy()]))}
         sets |= {name: way(z, y, counts.numpy(), Rng(seed)) for name, way in ways.items()}
         for name, (a, b) in sets.items():
             said[name].append(np.asarray(fitted(a, b, seed).predict(zt)))
-    gains = {name: paired_gain(yt, said["real"], found) for name, found in said.items() if name != "real"}
-    scores = {name: balanced(yt, found) for name, found in said.items()}
-    words = {"verdict": _verdict(gains), "scores": scores, "gains": gains, "drawn rows": len(codes)}
-    return Answer(
-        gains["drawn"], "gain in balanced accuracy", Quality.ESTIMATE, answer.route, "gain", diagnostics=words
-    )
+    fits = "one fitted model" if len(models) == 1 else f"{len(models)} fitted models in turn"
+    over = f"{len(models) * turns} repeats (fresh rows, fresh seed of the predictor) of {fits}"
+    words = _compared(held.codes.numpy(), said) | {"over": over, "drawn rows": len(codes)}
+    found = words["gains"]["drawn"], "gain in balanced accuracy", Quality.ESTIMATE
+    return Answer(*found, answer.route, "augment", diagnostics=words, model=model)
 
 
-def repeated(z: Array, y: Array, counts: Array, rng: Rng) -> tuple[Array, Array]:
-    """Real rows of each class again, drawn with replacement."""
-    more = [np.flatnonzero(y == k)[rng.integers(int((y == k).sum()), (int(n),)).numpy()] for k, n in _each(counts)]
-    rows = np.concatenate([np.arange(len(y)), *more])
-    return z[rows], y[rows]
+def _alike(model: Model | Sequence[Model]) -> list[Model]:
+    """One or several models, of the same rows."""
+    models = list(model) if isinstance(model, Sequence) else [model]
+    if not models or any(m.space != models[0].space or m.given != models[0].given for m in models):
+        raise ValueError(f"gain: got {len(models)} models; expected one, or several that were fitted to the same rows.")
+    return models
 
 
-def noisy(z: Array, y: Array, counts: Array, rng: Rng) -> tuple[Array, Array]:
-    """The same, with a tenth of each column's deviation in noise on what is repeated."""
-    a, b = repeated(z, y, counts, rng)
-    a[len(z) :] += 0.1 * z.std(0) * rng.normal((len(a) - len(z), z.shape[1])).double().numpy()
-    return a, b
+def _simple(space: Space, columns: Columns) -> dict[str, Enlarge]:
+    """The ways without a model that fit such rows."""
+    ways: dict[str, Enlarge] = {"repeated": repeated, "noise": partial(noisy, nominal=columns.nominal)}
+    ways["smote"] = partial(smote, nominal=columns.nominal)
+    if space.picture and space.shared:
+        ways["shifted"] = partial(shifted, shape=(space.shape[0], space.shape[1]))
+    return ways
+
+
+def _compared(y: Array, said: Mapping[str, list[Array]]) -> dict[str, Any]:
+    """Scores and gains of every way, and what they come to."""
+    gains = {name: paired_gain(y, said["real"], found) for name, found in said.items() if name != "real"}
+    beyond = {name: paired_gain(y, said[name], said["drawn"]) for name in gains if name != "drawn"}
+    scores = {name: balanced(y, found) for name, found in said.items()}
+    seeds = {name: over_seeds(y, said["real"], said[name]) for name in gains}
+    words = verdict(gains, beyond)
+    return {"verdict": words, "scores": scores, "gains": gains, "beyond": beyond, "seeds": seeds}
 
 
 def labelled(model: Model, data: Any, by: str | None, part: str = "train") -> Labelled:
@@ -304,90 +330,20 @@ def _lacking(known: Labelled, rows: Wanted, by: str | None) -> Tensor:
     return want - have
 
 
-def _enlarged(
-    model: Model, data: Any, by: str | None, x: Any, labels: Sequence[Any], codes: Tensor, mark: str | None
-) -> Any:
-    """The user's object with the drawn rows behind its own."""
-    if isinstance(data, Data):
-        return _longer(data, by, x, codes, mark)
-    fresh = KINDS[model.space.kind].restore(x, model.space)
-    if isinstance(data, tuple):
-        return _joined(data[0], fresh), _joined(data[1], codes if isinstance(data[1], Tensor) else labels)
-    if not hasattr(data, "columns"):
-        return _joined(data, fresh)
-    import pandas as pd
-
-    if by is not None and by in model.given:
-        fresh = fresh.assign(**{by: labels})
-    if mark is not None and mark in data.columns:
-        raise ValueError(f"augment: there is a column {mark!r}; name the mark otherwise.")
-    both = [data, fresh.reindex(columns=data.columns)] if len(fresh) else [data]  # no rows would still change dtypes
-    out = pd.concat(both, ignore_index=True)
-    return out if mark is None else out.assign(**{mark: np.arange(len(out)) >= len(data)})
-
-
-def _joined(mine: Any, fresh: Any) -> Any:
-    if isinstance(mine, Tensor):
-        return torch.cat([mine, torch.as_tensor(fresh).reshape(-1, *mine.shape[1:]).to(mine.dtype)])
-    if isinstance(mine, list):
-        return [*mine, *fresh]
-    mine = np.asarray(mine)
-    return np.concatenate([mine, np.asarray(fresh, dtype=mine.dtype).reshape(-1, *mine.shape[1:])])
-
-
-def _longer(data: Data, by: str | None, x: Tensor, codes: Tensor, mark: str | None) -> Data:
-    """Data whose training part holds the drawn rows too; the other parts stay."""
-    n, more = len(data), len(x)
-    if by is not None and set(data.given) - {by} and by in data.given:
-        raise ValueError(f"augment: the data is given {sorted(data.given)}; expected {by!r} alone.")
-    given = {k: torch.cat([v, codes.to(v.dtype)]) for k, v in data.given.items() if k == by}
-    observed = None if data.observed is None else torch.cat([data.observed, torch.ones_like(x, dtype=torch.bool)])
-    split = {**data.split, "train": torch.cat([data.split["train"], torch.arange(n, n + more)])}
-    # what else was known about each row is not known of drawn ones
-    aside = {} if mark is None else {mark: ((torch.arange(n + more) >= n).long(), category(2, mark, (False, True)))}
-    whole = torch.cat([data.x, x.to(data.x.dtype)])
-    return dataclasses.replace(data, x=whole, given=given, observed=observed, split=split, aside=aside)
-
-
-def _columns(space: Space, by: str) -> Callable[[Tensor, Tensor], Array]:
-    """x `(N, *event)` as numbers for a predictor: standardised, categories as indicators, gaps at the middle."""
-    names = [] if space.shared else [space.variable(i).name for i in range(space.size)]
-    kept = [i for i in range(space.size) if not names or names[i] != by]
-
-    def numbers(x: Tensor, observed: Tensor) -> Array:
-        flat, seen, parts = x.flatten(1).double(), observed.flatten(1), []
-        for i in kept:
-            v = space.variable(i)
-            if v.support == "category":
-                part = torch.nn.functional.one_hot(flat[:, i].long(), v.levels).double()
-            else:
-                part = ((flat[:, i] - v.mean) / (v.scale or 1.0))[:, None]
-            parts.append(part * seen[:, i, None])
-        return torch.cat(parts, 1).cpu().numpy()
-
-    return numbers
-
-
-def _verdict(gains: Mapping[str, Metric]) -> str:
-    """In words: does it help, and does something simpler help as much?"""
-    own = gains["drawn"]
-    size = f"{own.value:+.3f} balanced accuracy [{own.low:+.3f}, {own.high:+.3f}]"
-    if own.high < 0:
-        return f"It harms: {size}. Train on the real rows alone."
-    if own.low <= 0:
-        return f"It does not help: {size}, and 0 is within the interval."
-    simpler = max((k for k in gains if k != "drawn"), key=lambda k: gains[k].value)
-    if gains[simpler].value >= own.value:
-        return f"It helps: {size}; but {simpler} helps as much: {gains[simpler].value:+.3f}."
-    return f"It helps: {size}; the best of the simpler ways, {simpler}: {gains[simpler].value:+.3f}."
-
-
 def _counted(codes: Tensor, classes: tuple[Any, ...]) -> dict[Any, int]:
     return dict(zip(classes, torch.bincount(codes, minlength=len(classes)).tolist(), strict=True))
 
 
-def _each(counts: Array) -> list[tuple[int, int]]:
-    return [(k, int(n)) for k, n in enumerate(counts) if n]
+def figure(answer: Answer) -> Figure:
+    """Rows of each class before and after, and some drawn ones beside real ones; of `gain`, the gain of every way."""
+    if "gains" in answer.diagnostics:
+        gains = {WORDS.get(k, k): (m.value, m.low, m.high) for k, m in answer.diagnostics["gains"].items()}
+        return gains_figure(gains, {WORDS.get(k, k): found for k, found in answer.diagnostics["seeds"].items()})
+    known, codes, x = answer.question["real"], answer.question["codes"], answer.raw
+    assert answer.model is not None and x is not None
+    names = [str(c) or "all rows" for c in known.classes]
+    grown = [Grown(name, known.x[known.codes == k], x[codes == k]) for k, name in enumerate(names)]
+    return enlarged_figure(grown, answer.model.space)
 
 
 ROUTES = (

@@ -13,23 +13,31 @@ References: Ng and Jordan 2001; Chow 1970 (rejection); Guo 2017 (arXiv:1706.0459
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.data import Batch, Data
-from pofx.metrics.classes import temperature_of
+from pofx.drawing.boundary import Classes, Judged, boundary_figure, doubts_figure
+from pofx.metrics.classes import aurc, calibration_error, calibration_floor, reliability, risk_coverage, temperature_of
 from pofx.metrics.scores import conformal_pvalues
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, classes_of, recoded, route, rows_of, solve
 from pofx.wrappers import Joint
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 QUESTION = "Which class is it, and is it any of them?"
 UNIT = "class"
 CHUNK = 256
+LEVEL, UNSURE = 0.05, 0.1  # of a picture: of no class at this p-value, ambiguous at this doubt
+SIDE, WIDER, MOST = 140, 0.3, 0.005  # of a picture of two columns: its grid, its air, rows that may lie beyond its end
 CANCELS = (Quality.EXACT, Quality.UNNORMALISED)  # a constant that all classes share is gone from p(c | x)
 
 
@@ -59,7 +67,8 @@ def classify(
 
     Returns:
         An Answer whose value is a list of N classes as the user wrote them; diagnostics: `p` (N, K), `classes`,
-        `ambiguity` (N,) = 1 - max p, `log_p` (N,) and, where calibrated, `temperature` and `belongs` (N,) p-values.
+        `ambiguity` (N,) = 1 - max p, by Bayes' rule `log_p` (N,) and `prior` (K,), and where calibrated `temperature`,
+        `belongs` (N,) p-values, and `known` (M,), the log p of the calibration rows.
 
     Raises:
         Unsupported: the model knows no class, or its density is unnormalised.
@@ -81,13 +90,14 @@ def by_bayes(
     joint, seed = Joint(model, cause, shares.log()), rng.seed()
     rows, observed = rows_of(model, x)
     log_joint, quality = _log_joint(joint, rows, observed, draws, seed)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"prior": shares}
     log_p = torch.logsumexp(log_joint, 1)
     if valid is not None:
         known, seen = rows_of(model, valid, "calibration rows")
         theirs, _ = _log_joint(joint, known, seen, draws, seed)
         found["temperature"] = temperature_of(theirs, valid.given[cause])
         found["belongs"] = conformal_pvalues(-_finite(torch.logsumexp(theirs, 1)), -_finite(log_p))
+        found["known"] = torch.logsumexp(theirs, 1)
     p = (log_joint / found.get("temperature", 1.0)).softmax(1)
     return _answer(p, classes, quality, {"log_p": log_p, **found})
 
@@ -182,6 +192,79 @@ def _shares(prior: Any, classes: tuple[Any, ...], labels: Tensor | None) -> Tens
 
 def _finite(log_p: Tensor) -> Tensor:
     return torch.nan_to_num(log_p, neginf=-1e9, posinf=1e9)
+
+
+def figure(answer: Answer) -> Figure:
+    """Two columns of numbers: boundaries, densities and what is refused; other rows: doubt against log p.
+
+    Where the rows were Data that holds their classes, also how far the probabilities may be trusted.
+    """
+    model, asked, found = answer.model, answer.question, answer.diagnostics
+    assert model is not None
+    log_p, belongs = found.get("log_p"), found.get("belongs")
+    truth = _truth(model, asked["x"], asked["name"]) if "prior" in found else None
+    codes = np.asarray(found["p"].argmax(1)) if truth is None else truth
+    density = None if log_p is None else _finite(log_p).numpy()
+    strange = None if belongs is None else np.asarray(belongs) <= LEVEL
+    edge = _threshold(_finite(found["known"]).numpy()) if "known" in found else None
+    words = [str(c) for c in found["classes"]]
+    rows = Classes(words, codes, np.asarray(found["ambiguity"]), density, strange, edge, UNSURE, truth is not None)
+    space = model.space
+    if density is not None and space.size == 2 and not any(space.variable(i).discrete for i in (0, 1)):
+        x, observed = rows_of(model, asked["x"])
+        if bool(observed.all()):
+            return _boundary(answer, x.flatten(1).double().numpy(), rows)
+    return doubts_figure(rows, None if truth is None else _judged(found["p"], truth))
+
+
+def _boundary(answer: Answer, x: np.ndarray[Any, Any], rows: Classes) -> Figure:
+    """The model asked on a grid around the rows `(N, 2)`."""
+    model, found = answer.model, answer.diagnostics
+    assert model is not None
+    across, up = (_side(x[:, i], model.space.variable(i).resolution) for i in (0, 1))
+    grid = torch.from_numpy(np.stack(np.meshgrid(across, up), -1).reshape(-1, *model.space.shape))
+    joint = Joint(model, _cause(model, answer.question["name"]), found["prior"].log())
+    seen = torch.ones_like(grid, dtype=torch.bool)
+    log_joint, _ = _log_joint(joint, grid.to(model.space.torch_dtype), seen, answer.question["draws"], 0)
+    shares = (log_joint / found.get("temperature", 1.0)).softmax(1).reshape(len(up), len(across), -1).numpy()
+    log_p = _finite(torch.logsumexp(log_joint, 1)).reshape(len(up), len(across)).numpy()
+    names = tuple(str(model.space.variable(i).name) for i in (0, 1))
+    return boundary_figure(x, rows, (across, up), shares, log_p, (names[0], names[1]))
+
+
+def _side(column: np.ndarray[Any, Any], resolution: float) -> np.ndarray[Any, Any]:
+    """The grid of one column (N,): around nearly all its rows, on rounded values where there are few of them."""
+    low, high = np.quantile(column, [MOST, 1 - MOST])
+    if np.ptp(column) <= 3 * (high - low):  # no row is so far off that it would press the others together
+        low, high = column.min(), column.max()
+    reach = WIDER * (high - low or 1.0)
+    low, high = low - reach, high + reach
+    if resolution and (high - low) / resolution <= SIDE:  # log p is of a bin: between its middles it would have steps
+        return resolution * np.arange(np.floor(low / resolution), np.ceil(high / resolution) + 1)
+    return np.linspace(low, high, SIDE)
+
+
+def _truth(model: Model, x: Any, name: str | None) -> np.ndarray[Any, Any] | None:
+    """The true classes, by the model's codes, where the rows came with them."""
+    cause = _cause(model, name)
+    if not isinstance(x, (Batch, Data)) or cause not in x.given:
+        return None
+    return (recoded(model, x) if isinstance(x, Data) else x).given[cause].long().numpy()
+
+
+def _threshold(known: np.ndarray[Any, Any]) -> float | None:
+    """The log p below which the p-value is at most LEVEL: so many of the M calibration rows, (M,), may lie lower."""
+    least = math.floor(LEVEL * (len(known) + 1) + 1e-9) - 1
+    return None if least < 0 else float(np.sort(known)[least])
+
+
+def _judged(p: Tensor, truth: np.ndarray[Any, Any]) -> Judged:
+    """What the true classes `(N,)` say of p `(N, K)`."""
+    sure, wrong = p.max(1).values, p.argmax(1).numpy() != truth
+    bins = max(2, min(10, len(truth) // 20))
+    confidence, right, _ = reliability(p, truth, bins)
+    error, floor = calibration_error(p, truth, bins).value, calibration_floor(p, bins)
+    return Judged(confidence, right, *risk_coverage(sure, wrong), error, floor, aurc(sure, wrong).value)
 
 
 ROUTES = (route(by_bayes, "log_prob"), route(by_label, "log_prob"))
