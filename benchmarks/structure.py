@@ -1,6 +1,6 @@
 """Structure: what a learnt p(x) says about where the data lie, against PCA, k-means and SMOTE. One picture each.
 
-    POFX_DATA=... python benchmarks/structure.py [--only embed cluster dimension interpolate augment] [--seeds 0 1 2]
+    POFX_DATA=... python benchmarks/structure.py [--only latents dimension depend augment] [--seeds 0 1 2]
     python benchmarks/structure.py table
     python benchmarks/structure.py picture docs/questions     (interpolate.png, traverse.png, augment.png)
 
@@ -10,12 +10,16 @@ cluster      the same latents; ten groups by a mixture against k-means with k = 
              principal components: adjusted Rand index.
 dimension    a plane and a curve in 10 dimensions with a little noise (truth 2 and 1), and the digits: by what the
              denoiser of a mixture leaves of noise, against TwoNN on the rows.
+depend       mutual information of all pairs of columns of three tables from 500 rows, with all cells and with half of
+             them gone: asked of a mixture of four normals, of scikit-learn's nearest neighbours on the rows where both
+             cells are there, and of the correlation; mean distance in nats to the neighbours' on 8000 other rows.
 interpolate  halfway between two test digits of a class: log p under a judge (60 tables of pixels, fitted to 10 000
              other rows) of the vae's middle, of the mean of the pixels, of the line between 8 principal components; and
              how often the nearest of those rows is of that class.
 augment      six unbalanced tables of adbench, 20 rare rows in training: balanced accuracy of a logistic regression that
              is given draws of a mixture with one full covariance a class, against no augmentation, SMOTE
-             (5 neighbours, the ten lines below), rows repeated, and rows with noise. Paired over seeds and tables.
+             (5 neighbours), rows repeated, and rows with noise, all of `gain`. Means over seeds, paired by table; and
+             the verdict of each.
 
 Every cell is a line of runs/structure.jsonl and is not run again.
 """
@@ -25,7 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +37,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from impute_peers import table as impute_table
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.feature_selection import mutual_info_regression
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 
 import pofx
 from pofx.data import Data, find, open_data
+from pofx.engines.oversample import noisy, smote
 from pofx.kinds._pictures import read_idx
 from pofx.metrics.base import paired_difference
 from pofx.metrics.representation import neighbour_accuracy, probe_accuracy
@@ -50,6 +57,7 @@ from pofx.tasks.dimension import two_nearest
 
 RESULTS = Path("runs/structure.jsonl")
 LATENTS, BUDGET, RARE, ROWS, TEST = 8, "60 cpu s", 20, 10_000, 1000
+COLUMNS = ("power_plant", "california", "protein")
 TABLES = ("2_annthyroid", "19_landsat", "23_mammography", "28_pendigits", "7_Cardiotocography", "40_vowels")
 
 
@@ -156,6 +164,43 @@ def dimension(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"cell": "dimension", "way": f"digits, denoiser at {scale}", "d": found.value}
 
 
+def depend(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """How much columns say about each other."""
+    rng = np.random.default_rng(seed)
+    for name in COLUMNS:
+        every = rng.permutation(np.unique(impute_table(name, 10**6), axis=0))
+        x, others = every[:500], every[500:8500]
+        truth = _pairs(others, _neighbours)
+        frame = pd.DataFrame(x, columns=[f"x{j}" for j in range(x.shape[1])])
+        for gone in (0.0, 0.5):
+            gaps = frame.mask(rng.random(x.shape) < gone)
+            data = open_data(gaps, test=0, valid=0, options={"types": dict.fromkeys(frame, "real")})
+            knobs = {"components": 4, "covariance": "full"}
+            model = pofx.fit(data, "mixture", hyper_parameters=knobs, seed=seed, threads=1, progress=False)
+            ways = {"mixture": pofx.depend(model, rng=seed).value.numpy()}
+            ways |= {"neighbours": _pairs(gaps.to_numpy(), _neighbours), "correlation": _pairs(gaps.to_numpy(), _line)}
+            for way, found in {**ways, "none": np.zeros_like(truth)}.items():
+                apart = float(np.abs(found - truth)[np.triu_indices(len(truth), 1)].mean())
+                yield {"cell": f"depend, {gone:.0%} gone", "way": way, "table": name, "apart": apart}
+
+
+def _pairs(x: np.ndarray, information: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
+    """Of every pair of columns, over the rows that have both."""
+    found = np.zeros((x.shape[1],) * 2)
+    for i, j in zip(*np.triu_indices(x.shape[1], 1), strict=True):
+        both = ~np.isnan(x[:, [i, j]]).any(1)
+        found[i, j] = found[j, i] = information(x[both, i], x[both, j])
+    return found
+
+
+def _neighbours(a: np.ndarray, b: np.ndarray) -> float:
+    return float(mutual_info_regression(a[:, None], b, n_neighbors=3, random_state=0)[0])
+
+
+def _line(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-0.5 * np.log(1 - np.corrcoef(a, b)[0, 1] ** 2))
+
+
 def augment(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Few rare rows, and what helps."""
     for name in asked.tables:
@@ -164,10 +209,11 @@ def augment(seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
         train, test = unbalanced(raw["X"], raw["y"].astype(int), seed)
         start = time.process_time()
         model = conditional(train)
-        found = gain(model, train, test, "rare", against={"smote": smote}, repeats=3, rng=seed).diagnostics
-        spent = time.process_time() - start
+        found = gain(model, train, test, "rare", repeats=3, rng=seed).diagnostics
+        spent, said = time.process_time() - start, {"verdict": found["verdict"]}
         for way, score in found["scores"].items():
-            yield {"cell": "augment", "way": way, "table": name, "balanced": score, "cpu": spent}
+            more = said if way == "drawn" else {}
+            yield {"cell": "augment", "way": way, "table": name, "balanced": score, "cpu": spent, **more}
 
 
 def conditional(train: pd.DataFrame) -> Model:
@@ -193,21 +239,7 @@ def unbalanced(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[pd.DataFrame, p
     return frame.iloc[train].reset_index(drop=True), frame.iloc[test].reset_index(drop=True)
 
 
-def smote(z: np.ndarray, y: np.ndarray, counts: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Between a row and one of its 5 nearest of the same class (Chawla 2002)."""
-    parts, codes, dice = [z], [y], np.random.default_rng(rng.seed() % 2**32)
-    for k, n in enumerate(counts):
-        own = z[y == k]
-        if not n or len(own) < 2:
-            continue
-        near = NearestNeighbors(n_neighbors=min(6, len(own))).fit(own).kneighbors(own, return_distance=False)[:, 1:]
-        i, j = dice.integers(len(own), size=n), dice.integers(near.shape[1], size=n)
-        parts.append(own[i] + dice.uniform(size=(n, 1)) * (own[near[i, j]] - own[i]))
-        codes.append(np.full(n, k))
-    return np.concatenate(parts), np.concatenate(codes)
-
-
-CELLS = {"latents": latents, "dimension": dimension, "augment": augment}
+CELLS = {"latents": latents, "dimension": dimension, "depend": depend, "augment": augment}
 
 
 def lines() -> list[dict[str, Any]]:
@@ -221,7 +253,7 @@ def run(asked: argparse.Namespace) -> None:
     for group in asked.only:
         for seed in asked.seeds:
             known = {(x["group"], x["seed"], x["cell"], x["way"], x.get("table")) for x in lines()}
-            tables = [t for t in asked.tables if (group, seed, "augment", "smote", t) not in known]
+            tables = [t for t in asked.tables if asked.again or (group, seed, "augment", "smote", t) not in known]
             asked_now = argparse.Namespace(budget=asked.budget, tables=tables)
             if group != "augment" and any(k[:2] == (group, seed) for k in known) and not asked.again:
                 continue
@@ -237,15 +269,21 @@ def table() -> None:
     for cell, part in found.groupby("cell", sort=False):
         known = part.notna().any()
         values = [
-            c for c in ("probe", "neighbours", "rand", "d", "nats", "same class", "balanced") if known.get(c, False)
+            c
+            for c in ("probe", "neighbours", "rand", "d", "nats", "same class", "balanced", "apart")
+            if known.get(c, False)
         ]
         print(f"\n{cell}, {part['seed'].nunique()} seeds\n{part.groupby('way', sort=False)[values].mean().round(4)}")
         if cell == "augment":
             wide = part.pivot_table(index=["table", "seed"], columns="way", values="balanced").dropna()
-            print(wide.groupby("table").mean().round(3))
+            wide = wide.groupby("table").mean()  # other tables, not other seeds, are what the interval is about
+            print(wide.round(3))
             for way in ("real", "smote", "repeated", "noise"):
                 more = paired_difference(wide["drawn"].to_numpy(), wide[way].to_numpy())
                 print(f"drawn - {way}: {more.value:+.4f} [{more.low:+.4f}, {more.high:+.4f}]")
+            said = part[part["way"] == "drawn"].reindex(columns=["table", "seed", "verdict"]).dropna()
+            for line in said.sort_values(["table", "seed"]).itertuples(index=False):
+                print(*line)
 
 
 def picture(folder: str, budget: str) -> None:
@@ -294,8 +332,6 @@ def traversal(path: Path, budget: str) -> None:
 def enlarged(path: Path) -> None:
     """Mammography: 20 rare rows in two of its columns, and 200 more by a model, by SMOTE, by noise."""
     import matplotlib.pyplot as plt
-
-    from pofx.tasks.augment import noisy
 
     raw = np.load(find("tables/adbench/23_mammography.npz"))
     train, test = unbalanced(raw["X"], raw["y"].astype(int), 0)

@@ -21,7 +21,7 @@ def main() -> None:
     kept = y[1350:] != 3
     judged = pofx.judge(x[900:1350], x[1350:][kept], x[:900], labels=y[:900], target=(y[900:1350], y[1350:][kept]))
     place = Path(__file__).parent / "questions" / "judge.png"
-    judged.figure().savefig(place, facecolor="white", dpi=110)
+    judged.figure().savefig(place, dpi=110)
 
 
 if __name__ == "__main__":

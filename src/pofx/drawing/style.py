@@ -21,12 +21,10 @@ PALETTE = (
 
 
 def blank(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
-    """An empty figure in the page's type, inches."""
+    """An empty figure on white paper (a dark page would show through), inches."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(width, height), layout=layout)
-    drawing.patch.set_alpha(0)
-    return drawing
+    return Figure(figsize=(width, height), layout=layout, facecolor=PAPER)
 
 
 def plain(axes: Any, title: str = "") -> None:
@@ -43,5 +41,5 @@ def plain(axes: Any, title: str = "") -> None:
 def png(drawing: Figure, dpi: int = 110) -> bytes:
     """A figure as the bytes of a PNG file."""
     out = io.BytesIO()
-    drawing.savefig(out, format="png", dpi=dpi, facecolor=PAPER)
+    drawing.savefig(out, format="png", dpi=dpi)
     return out.getvalue()

@@ -111,9 +111,9 @@ def sizes(module: nn.Module) -> str:
         return " → ".join(str(s) for s in (chain[0].in_features, *(m.out_features for m in chain)))
     counts: dict[str, int] = {}
     for layer in layers:
-        counts[type(layer).__name__] = counts.get(type(layer).__name__, 0) + 1
-    words = {"Linear": "linear", "Conv1d": "convolution", "Conv2d": "convolution", "Conv3d": "convolution"}
-    return ", ".join(f"{n} {words[k]}{'s' * (n > 1 and k != 'Linear')}" for k, n in counts.items())
+        word = "linear" if isinstance(layer, nn.Linear) else "convolution"  # a masked one is one, too
+        counts[word] = counts.get(word, 0) + 1
+    return ", ".join(f"{n} {word}{'s' * (n > 1 and word != 'linear')}" for word, n in counts.items())
 
 
 def parts_of(core: nn.Module) -> list[tuple[str, str, int, str]]:

@@ -139,7 +139,7 @@ def _samples_judge(seen: Evidence, name: str) -> bool:
 
 def _histogram(axes: Any, real: np.ndarray, fake: np.ndarray, v: Variable, colour: str) -> None:
     real, fake = real[np.isfinite(real)], fake[np.isfinite(fake)]
-    if v.discrete:
+    if v.discrete and v.levels <= 256:  # a bar a level; the levels of a sound are binned as numbers are
         edges = np.arange(v.levels + 1) - 0.5
     else:
         low, high = np.quantile(real, [0.001, 0.999])
