@@ -3,9 +3,10 @@
     p(k | z) from a mixture of K normals over z,    K = argmax over K of the log likelihood of rows held out
 
 z are the model's latents, where they are fewer than the entries: as many latents as entries hold all of x in one normal
-cloud, by construction without groups. Else the mixture learns the model's own draws, in the coordinates of its chart,
-and names the rows. The number of clusters is not a guess: it is the one under which rows held out from a mixture that
-learnt the others are likeliest; where one cluster wins, there are no groups.
+cloud, by construction without groups. Latents of which x explains less than a fifth of the variance are left out. Else
+the mixture learns the model's own draws, in the coordinates of its chart, and names the rows. The number of clusters is
+not a guess: it is the one under which rows held out from a mixture that learnt the others are likeliest; where one
+cluster wins, there are no groups.
 
 References: Fraley and Raftery 2002 (mixtures as clusters, and their number).
 """
@@ -13,21 +14,28 @@ References: Fraley and Raftery 2002 (mixtures as clusters, and their number).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.pixels import pictured, pixels
+from pofx.drawing.planes import Plane, clusters_figure, main_plane
+from pofx.drawing.values import columnar, names, units
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.embed import by_posterior as latents_of
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 QUESTION = "Which groups are there?"
 UNIT = "cluster"
 MOST = 15  # clusters that are tried
 FOLDS, DRAWN = 3, 2000
+TOLD = 0.2  # share of a latent's variance that x must explain
 Points = np.ndarray[Any, Any]
 
 
@@ -70,10 +78,22 @@ def cluster(
 
 def by_latents(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
     """A mixture of normals over the latents."""
-    z = latents_of(model, x, given).value
+    codes = latents_of(model, x, given)
+    z = codes.value
     if z.shape[1] >= model.space.size and "sample" in model.offers():
         raise Unsupported("it has as many latents as entries, in which there are no groups")
-    return _mixed(z, None, counts, rng)
+    return _mixed(z[:, _telling(z, codes.stderr)], None, counts, rng)
+
+
+def _telling(z: Tensor, spread: Tensor) -> Tensor:
+    """Which latents tell of x, `(L,)` bool: scaled alike, idle ones would hide the groups of the others.
+
+    Args:
+        z, spread: mean and deviation of the posterior, `(N, L)`.
+    """
+    told = z.var(0) if len(z) > 1 else torch.zeros(z.shape[1], dtype=z.dtype)
+    share = told / (told + spread.square().mean(0)).clamp_min(1e-300)
+    return share > TOLD if bool((share > TOLD).any()) else torch.ones_like(share, dtype=torch.bool)
 
 
 def by_draws(model: Model, x: Tensor, given: dict[str, Tensor], counts: list[int], rng: Rng) -> Answer:
@@ -120,6 +140,21 @@ def _fitted(points: Points, k: int, rng: Rng, starts: int = 2) -> Any:
             k, covariance_type=kind, n_init=starts, reg_covar=1e-3, random_state=rng.seed() % 2**31
         )
         return mixture.fit(points)
+
+
+def figure(answer: Answer) -> Figure:
+    """The rows on the two main axes of their codes, coloured by cluster, beside what each number of them earned."""
+    assert answer.model is not None
+    model, x = answer.model, answer.question["x"]
+    if answer.route == "latents":
+        plane = main_plane(latents_of(model, x, answer.question["given"]).value.cpu().numpy())
+    elif columnar(model.space) and model.space.size == 2:
+        plane = Plane(units(model.space, x), np.eye(2), tuple(names(model.space)))
+    else:
+        plane = main_plane(model.chart.encode(x).flatten(1).double().cpu().numpy())
+    sure = answer.diagnostics["p"].max(1).values.numpy()
+    shown = pixels(x, model.space) if pictured(model.space) else None
+    return clusters_figure(plane, answer.value.numpy(), sure, answer.diagnostics["tried"], shown)
 
 
 ROUTES = (

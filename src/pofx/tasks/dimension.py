@@ -17,14 +17,18 @@ Procaccia 1983 (correlation dimension; Diks 1996 with a normal kernel); Facco 20
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.curves import dimension_figure
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "In how many directions does x really vary?"
 UNIT = "dimensions"
@@ -153,6 +157,13 @@ def _left(model: Model, u: Tensor, given: dict[str, Tensor], scale: float, draws
                 total += (rows - found).double().square().flatten(1).sum(1)
             parts.append(total / (draws * scale**2))
     return torch.cat(parts)
+
+
+def figure(answer: Answer) -> Figure:
+    """The dimension over scales and near each row, or the number alone where the route has no scale."""
+    facts, rows = answer.diagnostics, answer.diagnostics.get("rows")
+    near = None if rows is None else rows.cpu().numpy()
+    return dimension_figure(answer.value, facts["entries"], facts.get("curve", {}), answer.question["scale"], near)
 
 
 ROUTES = (

@@ -11,16 +11,21 @@ References: Kingma and Welling 2013 (arXiv:1312.6114); Song 2021 (arXiv:2011.134
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.pixels import pictured, pixels
+from pofx.drawing.planes import codes_figure, main_plane
 from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE
 from pofx.model import Model, Quality
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What matters about x, in a few numbers?"
 UNIT = "latent"
@@ -78,6 +83,23 @@ def by_noise(model: Model, x: Tensor, given: dict[str, Tensor]) -> Answer:
             parts.append((u / grid[-1][1]).flatten(1).double())
     z = torch.cat(parts)
     return Answer(z, UNIT, Quality.ESTIMATE, raw=z, diagnostics={"latents": z.shape[1]})
+
+
+def figure(answer: Answer, labels: Sequence[Any] | None = None) -> Figure:
+    """The codes on their two main axes, with how sure they are; pictures at their place.
+
+    Args:
+        answer: of `embed`.
+        labels: N classes, or numbers, which colour the dots.
+
+    Raises:
+        ValueError: another number of labels than of rows.
+    """
+    assert answer.model is not None
+    space, spread = answer.model.space, answer.stderr
+    shown = pixels(answer.question["x"], space) if pictured(space) else None
+    plane = main_plane(answer.value.cpu().numpy())
+    return codes_figure(plane, None if spread is None else spread.cpu().numpy(), labels, shown)
 
 
 ROUTES = (

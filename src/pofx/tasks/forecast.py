@@ -16,19 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.data import Data
+from pofx.drawing.fans import fan_figure, frames_figure, texts_figure
+from pofx.drawing.style import INK, blank
 from pofx.kinds import KINDS
 from pofx.kinds.base import Kind
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, given_for, recoded, route, rows_of, solve
 from pofx.tasks.impute import ROUTES as COMPLETIONS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What comes next?"
 UNIT = "the data's own"
@@ -94,8 +99,8 @@ def forecast(
     at = torch.quantile(future.flatten(1).double(), levels, 0).reshape(len(levels), *future.shape[1:])
     value = [kind.future(q, past, model.space) for q in at]  # type: ignore[attr-defined]
     facts |= {"quantiles": tuple(quantiles), "draws": len(future)}
-    quality = found.quality + Quality.ESTIMATE  # a quantile of draws, at best
-    return Answer(value, UNIT, quality, found.route, "forecast", future, diagnostics=facts)
+    asked, quality = _seen(x, observed, known, ahead), found.quality + Quality.ESTIMATE  # a quantile of draws, at best
+    return Answer(value, UNIT, quality, found.route, "forecast", future, None, facts, model, asked)
 
 
 def log_score(model: Model, x: Any, past: int, given: Mapping[str, Any] | None = None, *, draws: int = 1) -> Answer:
@@ -162,6 +167,12 @@ def _question(
     return nothing, torch.zeros_like(nothing, dtype=torch.bool), known, ahead or space.shape[0]
 
 
+def _seen(x: Tensor, observed: Tensor, known: dict[str, Tensor], ahead: int) -> dict[str, Tensor]:
+    """What a picture wants: the past, the steps that are known, `(N, P, ...)`, NaN where one is missing."""
+    past = known["past"] if "past" in known else torch.where(observed, x.double(), torch.nan)[:, :-ahead]
+    return {"past": past}
+
+
 def _drawn(
     model: Model, x: Tensor, observed: Tensor, given: dict[str, Tensor], draws: int, rng: Rng, wanted: str | None
 ) -> Answer:
@@ -224,7 +235,8 @@ def _window(
     x, observed = kind.past(past, model.space)
     found = _drawn(model, x, observed, given_for(model, given, len(x)), draws, rng, wanted)
     assert found.raw is not None
-    return replace(found, value=[kind.restore(d, model.space) for d in found.raw])
+    value, asked = [kind.restore(d, model.space) for d in found.raw], {"x": x, "observed": observed}
+    return replace(found, value=value, model=model, question=asked)
 
 
 def _text(
@@ -250,7 +262,8 @@ def _text(
         texts.append(kind.spelt(codes, prompt, space))  # type: ignore[attr-defined]
     assert found is not None
     value = [texts[0][k] if single else [t[k] for t in texts] for k in range(draws)]
-    return Answer(value, UNIT, found.quality, found.route, "forecast", None, None, found.diagnostics)
+    facts, asked = found.diagnostics, {"prompts": prompts}
+    return Answer(value, UNIT, found.quality, found.route, "forecast", None, None, facts, model, asked)
 
 
 def _continued(
@@ -274,3 +287,30 @@ def _continued(
     if found is None:
         raise ValueError("forecast: nothing is left to write.")
     return codes[:, :goal], found
+
+
+def figure(answer: Answer) -> Figure:
+    """Series: the past, and bands of what may follow; clips as frames, texts as lines, others as their kind draws."""
+    assert answer.model is not None
+    space, asked = answer.model.space, answer.question
+    if "prompts" in asked:
+        prompts = [_said(p) for p in asked["prompts"]]
+        each = [[_said(t) for t in ([drawn] if isinstance(drawn, (str, bytes)) else drawn)] for drawn in answer.value]
+        return texts_figure(prompts, each)
+    assert answer.raw is not None
+    if space.kind == "video":
+        return frames_figure(asked["past"].cpu(), answer.raw.cpu(), space)
+    if "past" in asked:
+        names = [str(c) for c in space.meta["channels"]]
+        return fan_figure(asked["past"].cpu().numpy(), answer.raw.cpu().numpy(), names, answer.diagnostics["quantiles"])
+    shown, known = min(len(answer.raw), 3), asked["observed"][0].reshape(space.shape[0], -1).all(1)
+    drawing = blank(7.0, 2.4 * shown + 0.3)
+    for k, axes in enumerate(drawing.subplots(shown, 1, squeeze=False)[:, 0]):
+        KINDS[space.kind].draw(axes, answer.raw[k, :4].cpu(), space)
+        words = f"draw {k + 1}: the first {int(known.sum())} of {space.shape[0]} steps were known, the rest follows"
+        axes.set_title(words, fontsize=9, loc="left", color=INK)
+    return drawing
+
+
+def _said(text: str | bytes) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)

@@ -13,17 +13,23 @@ References: White 2016 (arXiv:1609.04468); Song 2021 (arXiv:2010.02502, interpol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.film import film
+from pofx.drawing.strips import Strips, strips_figure
 from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What lies between two x?"
 UNIT = "the data's own"
@@ -129,6 +135,41 @@ def _whole(model: Model, rows: Any) -> Tensor:
     if not bool(observed.all()):
         raise ValueError("interpolate: entries are missing; complete them first (impute).")
     return x
+
+
+def figure(answer: Answer) -> Figure:
+    """A strip from each start to its end, between the two x that were asked for."""
+    assert answer.model is not None and answer.raw is not None
+    asked, steps = answer.question, answer.raw.shape[1]
+    ends = torch.stack([asked["a"], asked["b"]], 1).cpu()
+    labels = [f"pair {k + 1}" for k in range(len(ends))] if len(ends) > 1 else [""]
+    at, along = torch.linspace(0, 1, steps).numpy(), "s, from start to end"
+    words = f"what lies between: a {asked['way']} way, by {answer.route}"
+    return strips_figure(Strips(answer.raw.cpu(), answer.model.space, labels, at, along, ends), words, together=True)
+
+
+def video(answer: Answer, path: str | Path, seconds: float = 4.0) -> Path:
+    """An animated GIF of the way, there and back, the strips side by side.
+
+    Args:
+        answer: of `interpolate`; `steps=40` or so makes a smooth one.
+        path: that ends in .gif.
+        seconds: from the start to the end and back.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the answer is of another question, the path ends otherwise, or seconds is not above 0. OSError: it
+        cannot be written.
+    """
+    if answer.task != "interpolate" or answer.model is None or answer.raw is None:
+        raise ValueError(f"video: got an answer of {answer.task or 'nothing'!r}; expected one of pofx.interpolate.")
+    if not seconds > 0:
+        raise ValueError(f"video: got seconds = {seconds}; expected a number above 0.")
+    there = answer.raw.cpu().transpose(0, 1)
+    frames = torch.cat([there, there[:-1].flip(0)])
+    return film(frames, answer.model.space, path, len(frames) / seconds)
 
 
 WAYS = {"spherical": spherical, "linear": linear}

@@ -19,19 +19,23 @@ Ajay 2023, arXiv:2211.15657).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.plans import Plan, plan_figure
 from pofx.engines.search import Codes, Normals, Proposal, search
 from pofx.kinds.base import Space, Variable
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, route, solve
 from pofx.wrappers import Ensemble
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What should be done, if the model knows what comes of it?"
 UNIT = "actions"
@@ -126,7 +130,8 @@ def plan(
         x, reward, over, horizon, changes, trajectory, limits, target, penalty, u, draws, candidates, rounds, after, rng
     )
     with torch.no_grad():
-        return solve("plan", ROUTES, model, route, problem=problem)
+        found = solve("plan", ROUTES, model, route, problem=problem)
+    return replace(found, question={"problem": replace(problem, after=None)})  # no chain of all plans before
 
 
 def by_search(model: Model, problem: Problem) -> Answer:
@@ -190,6 +195,8 @@ def by_return(model: Model, problem: Problem) -> Answer:
     chosen = drawn.mode(0).values if variable.discrete else drawn.double().mean(0)
     share = (drawn == chosen).double().mean() if variable.discrete else drawn.double().std(0).mean()
     words["agreement" if variable.discrete else "spread"] = float(share)
+    if not variable.discrete:
+        words["deviation"] = drawn.double().std(0).numpy()
     return Answer(_valued(chosen, [variable]), UNIT, Quality.ESTIMATE, raw=chosen, diagnostics=words)
 
 
@@ -314,3 +321,29 @@ def _check_state(problem: Problem, space: Space) -> None:
 
 def _deviations(space: Space) -> Tensor:
     return torch.tensor([space.variable(i).scale for i in range(space.size)], dtype=torch.float64)
+
+
+def figure(answer: Answer) -> Figure:
+    """Actions over the steps with their spread, the mean states on the way, and how the search went."""
+    assert answer.model is not None and answer.raw is not None
+    model, facts, problem = answer.model, answer.diagnostics, answer.question["problem"]
+    space, width = model.given.get("action"), len(problem.state)
+    if answer.route == "condition":
+        known = [model.space.variable(i) for i in range(model.space.size)]
+        actions, states = known[width : model.space.size - width], known[:width]
+    else:
+        owner, side = space or model.space, model.given["state"]
+        actions, states = ([s.variable(i) for i in range(s.size)] for s in (owner, side))
+    proposal, chosen = facts.get("proposal"), answer.raw.cpu().numpy()
+    spread = proposal.deviation.cpu().numpy() if isinstance(proposal, Normals) else facts.get("deviation")
+    plan = Plan(
+        chosen.flatten() if actions[0].discrete else chosen.reshape(len(chosen), -1),
+        None if spread is None else spread.reshape(len(chosen), -1),
+        proposal.shares.cpu().numpy() if isinstance(proposal, Codes) else None,
+        [str(v) for v in actions[0].values or ()],
+        facts.get("states"),
+        ([v.name for v in actions], [v.name for v in states]),
+        [float(v) for v in facts.get("trace", ())],
+        (facts["return"], facts["spread"]) if "return" in facts else None,
+    )
+    return plan_figure(plan)

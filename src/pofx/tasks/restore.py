@@ -21,11 +21,12 @@ References: PiGDM (Song 2023); MMPS (Rozet 2024, arXiv:2405.13712); latent chain
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.pairs import restored_figure
 from pofx.engines.diffusion import Denoiser, ancestral, prior
 from pofx.engines.inverse import REACH, log_measurement, posterior_denoiser, wander
 from pofx.engines.inverse import solve as conjugate
@@ -36,6 +37,9 @@ from pofx.kinds.relax import Chart
 from pofx.model import Model, Predictive, Quality, Unsupported
 from pofx.randomness import Opposed, Rng
 from pofx.tasks.base import Answer, at_least_one, given_for, route, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What was x before it was measured so?"
 UNIT = "the data's own"
@@ -325,7 +329,8 @@ def _drawn(model: Model, found: Answer, y: Tensor, measure: Measure, noise: floa
         misfit = float(((y - torch.stack([measure(one) for one in x])) / noise).square().mean().sqrt())
     words = {**found.diagnostics, "mean": x.mean(0), "spread": _spread(x, pairs), "misfit": misfit}
     value = [KINDS[model.space.kind].restore(one, model.space) for one in raw]
-    return Answer(value, UNIT, found.quality, found.route, "restore", raw, diagnostics=words)
+    asked = {"y": y, "noise": noise, "draws": draws}
+    return Answer(value, UNIT, found.quality, found.route, "restore", raw, None, words, model, asked)
 
 
 def _spread(x: Tensor, pairs: int) -> Tensor:
@@ -337,6 +342,13 @@ def _spread(x: Tensor, pairs: int) -> Tensor:
         return x.std(0) if len(x) > 1 else torch.zeros_like(x[0])
     first, last = x[:pairs], x[-pairs:]
     return (((first + last) / 2).var(0) + ((first - last) / 2).square().mean(0)).sqrt()
+
+
+def figure(answer: Answer) -> Figure:
+    """What was measured where it is a picture, draws of what it may have been, their mean and their spread."""
+    assert answer.model is not None and answer.raw is not None
+    y, mean, spread = answer.question["y"], answer.diagnostics["mean"], answer.diagnostics["spread"]
+    return restored_figure(y.cpu(), answer.raw.cpu(), mean.cpu(), spread.cpu(), answer.model.space)
 
 
 ROUTES = (

@@ -18,17 +18,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.pairs import paired_figure
 from pofx.engines.diffusion import along, nodes
 from pofx.engines.paths import VE, VP
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, given_for, route, rows_of, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What would this be on the other side?"
 UNIT = "the data's own"
@@ -129,14 +133,24 @@ def by_noise_part_way(model: Model, asked: Asked) -> Answer:
 
 def by_learned(model: Model, asked: Asked) -> Answer:
     """A draw of x for each row, which is what the model is given."""
-    names = [name for name in model.given if name not in asked.given]
+    names = _rest(model, asked)
     if asked.source is not None or asked.strength is not None or len(names) != 1:
         raise Unsupported(f"it wants a model that is given the rows alone, and this one is given {sorted(model.given)}")
-    shape, rows = model.given[names[0]].shape, asked.rows
+    c = _known(model, asked, names[0])
+    return Answer(None, UNIT, model.sampler, raw=model.sample(1, c, asked.rng)[0])
+
+
+def _rest(model: Model, asked: Asked) -> list[str]:
+    """What the model is given beside what was said: of a learned translation, the rows alone."""
+    return [name for name in model.given if name not in asked.given]
+
+
+def _known(model: Model, asked: Asked, name: str) -> dict[str, Tensor]:
+    """All that the model is given, the rows among it."""
+    shape, rows = model.given[name].shape, asked.rows
     alone = (shape, shape[:-1]) if shape[-1:] == (1,) else (shape,)  # a grey picture may come without its last axis
     count = 1 if tuple(getattr(rows, "shape", ())) in alone else len(rows)
-    c = given_for(model, {**asked.given, names[0]: rows}, count)
-    return Answer(None, UNIT, model.sampler, raw=model.sample(1, c, asked.rng)[0])
+    return given_for(model, {**asked.given, name: rows}, count)
 
 
 def _flow(model: Model, u: Tensor, grid: list[tuple[float, float]], given: dict[str, Tensor]) -> Tensor:
@@ -153,6 +167,21 @@ def _whole(model: Model, rows: Any) -> Tensor:
     if not bool(observed.all()):
         raise ValueError("translate: entries are missing; complete them first (impute).")
     return x
+
+
+def figure(answer: Answer) -> Figure:
+    """Each row above its translation; columns before and after."""
+    assert answer.model is not None and answer.raw is not None
+    model, asked = answer.model, answer.question["asked"]
+    if answer.route == "learned":
+        name = _rest(model, asked)[0]
+        old, before, word = model.given[name], _known(model, asked, name)[name], f"given {name}"
+    else:
+        side = model if asked.source is None else asked.source
+        old, before = side.space, rows_of(side, asked.rows)[0]
+        word = "before" if asked.source is None else "from"
+    words = word, "after" if word == "before" else "translated"
+    return paired_figure(before.cpu(), old, answer.raw.cpu(), model.space, words)
 
 
 ROUTES = (

@@ -12,16 +12,21 @@ References: Kingma and Welling 2013 (arXiv:1312.6114, figure 4); Higgins 2017 (b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.strips import Strips, map_figure, strips_figure
+from pofx.drawing.values import names
 from pofx.kinds import KINDS
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, route, rows_of, solve
 from pofx.tasks.embed import by_posterior as latents_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What changes in x when one thing about it is moved?"
 UNIT = "the data's own"
@@ -115,8 +120,8 @@ def by_column(
     with torch.no_grad():
         rest = model.condition(asked, seen.reshape(shape))
         found = rest.mean() if rest.mean is not None else _typical(model, rest.sample(DRAWS, rng))
-    names = [model.space.variable(j).name for j in columns]
-    return _strips(model, found, (len(columns), steps), {"columns": names, "at": at})
+    known = [model.space.variable(j).name for j in columns]
+    return _strips(model, found, (len(columns), steps), {"columns": known, "at": at})
 
 
 def _typical(model: Model, x: Tensor) -> Tensor:
@@ -133,6 +138,21 @@ def _strips(model: Model, x: Tensor, shape: tuple[int, ...], words: dict[str, An
     x = model.space.nearest(x.cpu())
     value = KINDS[model.space.kind].restore(x, model.space)
     return Answer(value, UNIT, Quality.ESTIMATE, raw=x.reshape(*shape, *model.space.shape), diagnostics=words)
+
+
+def figure(answer: Answer) -> Figure:
+    """A strip for each direction, or the map of two."""
+    assert answer.model is not None and answer.raw is not None
+    space, facts, at = answer.model.space, answer.diagnostics, answer.diagnostics["at"].numpy()
+    if "columns" in facts:
+        count = len(facts["columns"])
+        strips = Strips(answer.raw, space, names(space)[:count], at, "deviations of the column", None, range(count))
+        return strips_figure(strips, "one column is moved, the others follow it")
+    shares = [f"axis {k + 1}: {s:.0%} of the variance" for k, s in enumerate(facts["shares"].tolist())]
+    if answer.question["plane"]:
+        return map_figure(answer.raw, space, at, [f"{words}, in deviations" for words in shares[::-1]])
+    strips = Strips(answer.raw, space, shares, at, "deviations along the axis")
+    return strips_figure(strips, "what changes in x along the main axes of its codes")
 
 
 ROUTES = (
