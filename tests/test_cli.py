@@ -73,6 +73,15 @@ def test_impute_writes_a_table_whose_observed_cells_are_the_same(table, capsys):
     pd.testing.assert_frame_equal(before.dropna(), after[before.notna().all(axis=1)])
 
 
+def test_draws_with_a_known_cell(table, capsys):
+    code, out, _ = run(capsys, "sample", table / "run", "-n", 4, "--known", "a=3", "--json")
+    assert code == 0
+    assert json.loads(out)["x"]["a"] == [3] * 4
+    code, _, err = run(capsys, "sample", table / "run", "--known", "z=3")
+    assert code == 2
+    assert "no column ['z']" in err
+
+
 def test_samples_as_files(table, capsys):
     for name in ("draws.csv", "draws.parquet", "draws.png"):
         assert run(capsys, "sample", table / "run", "--out", table / name)[0] == 0
@@ -283,9 +292,9 @@ def test_a_file_that_was_told_a_column_is_read_with_it(table, given, tmp_path, c
             ["fit", "rows.csv", "gaussian", "--kind", "series", "--option", "length=x", "--out", "left"],
             "--option length=x",
         ),
-        (["ask", "interpolate", "run", "rows.csv"], "ask it from Python: pofx.interpolate(model, ...)"),
-        (["ask", "restore", "run", "rows.csv"], "ask it from Python: pofx.restore(model, ...)"),
-        (["ask", "depend", "run", "rows.csv"], "ask it from Python: pofx.depend(model, ...)"),
+        (["ask", "interpolate", "run", "rows.csv"], "use `pofx interpolate`"),
+        (["ask", "restore", "run", "rows.csv"], "use `pofx restore`"),
+        (["ask", "depend", "run", "rows.csv"], "use `pofx depend`"),
         (["ask", "forecast", "run", "rows.csv"], "use `pofx forecast`"),
     ],
 )

@@ -47,9 +47,10 @@ MAY = {
     "studio": LIBRARY,
     "cli_io": LIBRARY,
     "cli_options": set(),
-    "cli_ask": LIBRARY | {"cli_io", "cli_options"},
+    "cli_ask": LIBRARY | {"cli_io", "cli_rows", "cli_options"},
     "cli_act": LIBRARY | {"cli_io", "cli_options"},
-    "cli_look": LIBRARY | {"cli_io", "cli_options"},
+    "cli_rows": LIBRARY | {"cli_io"},
+    "cli_look": LIBRARY | {"cli_io", "cli_rows", "cli_options"},
     "cli": LIBRARY | {"cli_io", "cli_options", "cli_ask", "cli_act", "cli_look", "serve", "studio"},
     "__main__": {"cli"},
 }

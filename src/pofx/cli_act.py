@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pofx import cli_io as io
-from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed, number, numbers
+from pofx.cli_options import Given, Json, Out, Own, Picture, Route, Run, Seed, function, number, numbers
 
 actions = typer.Typer()
 
@@ -24,6 +24,7 @@ def plan(
     horizon: Annotated[int, typer.Option(help="Actions to plan.")] = 15,
     changes: Annotated[bool, typer.Option("--changes", help="The model is of the change of the state.")] = False,
     penalty: Annotated[float, typer.Option(help="Reward lost for each unit of uncertainty.")] = 1.0,
+    picture: Picture = None,
     seed: Seed = 0,
     add: Own = None,
     route: Route = None,
@@ -32,29 +33,16 @@ def plan(
     """What should be done, if the model knows what comes of it?"""
     from pofx.tasks.plan import plan as ask
 
-    begin, wanted = numbers("STATE", state, "0,1.5"), None if reward is None else _function(reward)
+    io.ready(picture, io.FIGURES, "--picture")
+    begin, wanted = numbers("STATE", state, "0,1.5"), None if reward is None else function(reward)
     answer = ask(
         io.load(run, add), begin, wanted, horizon, target=target, changes=changes, penalty=penalty, rng=seed,
         route=route,
     )  # fmt: skip
+    io.drawn(answer, picture)
     facts = {k: v for k, v in answer.diagnostics.items() if isinstance(v, float)}
     words = {"actions": io.plain(answer.value), "quality": answer.quality.value, "route": answer.route, **facts}
     io.tell(json_, words, f"{answer.explain()}\n\n{answer.value}")
-
-
-def _function(which: str) -> Any:
-    """A function of the user's own, `path.py:name`."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    path, _, name = which.rpartition(":")
-    spec = spec_from_file_location(Path(path).stem, path) if Path(path).suffix == ".py" else None
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise ValueError(f"got {which!r}; expected file.py:function, of a file that is there.")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"{path} holds no function named {name}.")  # noqa: TRY004 (a name)
-    return getattr(module, name)
 
 
 @actions.command()
@@ -62,6 +50,7 @@ def compress(
     run: Run,
     data: Annotated[str, typer.Argument(help="Rows to make small.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    picture: Picture = None,
     given: Given = None,
     add: Own = None,
     json_: Json = False,
@@ -70,8 +59,11 @@ def compress(
     from pofx.tasks.compress import compress as ask
 
     io.ready(out)
+    io.ready(picture, io.FIGURES, "--picture")
     model = io.load(run, add)
-    facts = ask(model, io.rows(model, data), out, io.values(given, data)).diagnostics
+    answer = ask(model, io.rows(model, data), out, io.values(given, data))
+    io.drawn(answer, picture)
+    facts = answer.diagnostics
     text = f"{facts['rows']} rows in {facts['bytes']} bytes ({facts['bits per dimension']:.3f} bits an entry): {out}"
     if "not in the file" in facts:
         text += f"\nnot in the file: {', '.join(facts['not in the file'])}, to be told when it is read"
@@ -119,6 +111,7 @@ def augment(
         str | None, typer.Option(help="Rows that nothing has seen, with their class: does it help a predictor?")
     ] = None,
     predictor: Annotated[str, typer.Option(help="linear, neighbours or trees, with --test.")] = "linear",
+    picture: Picture = None,
     out: Out = None,
     seed: Seed = 0,
     add: Own = None,
@@ -132,6 +125,7 @@ def augment(
     wanted = None if rows is None else number("--rows", rows, "a number of rows (500), or a share (2.0)")
     if test is not None and by is None:
         raise ValueError("--test needs --by, the class to predict.")
+    io.ready(picture, io.FIGURES, "--picture")
     model = io.load(run, add)
     if by is None or model.space.kind == "table":
         io.fits(out, model.space)
@@ -139,6 +133,7 @@ def augment(
         io.ready(out, (".npz",))  # x, y and drawn
     known = io.classed(model, data, by)
     answer = ask(model, known, by, wanted, rng=seed, route=route)
+    io.drawn(answer, picture)
     facts = answer.diagnostics
     words = {k: facts[k] for k in ("real rows", "drawn rows", "before", "after") if k in facts}
     text = ", ".join(f"{k}: {v}" for k, v in words.items())
@@ -147,10 +142,22 @@ def augment(
         text += f"\nwrote {out}"
     if test is not None and by is not None:
         found = gain(model, known, io.classed(model, test, by), by, wanted, predictor=predictor, rng=seed, route=route)
-        words |= {k: found.diagnostics[k] for k in ("verdict", "scores")}
-        words["gain"] = [found.value.value, found.value.low, found.value.high]
-        text += f"\n{found.diagnostics['verdict']}"
+        words |= {k: found.diagnostics[k] for k in ("verdict", "over", "scores")}
+        words["gains"] = {k: [m.value, m.low, m.high] for k, m in found.diagnostics["gains"].items()}
+        words["gain"] = words["gains"]["drawn"]
+        text += f"\n\n{_compared(words)}\n\n{words['verdict']}"
     io.tell(json_, {str(k): v for k, v in words.items()}, text)
+
+
+def _compared(words: dict[str, Any]) -> str:
+    """Drawn rows beside what is simpler, line by line."""
+    from pofx.metrics.gains import WORDS
+
+    lines = [f"balanced accuracy over {words['over']}, and the gain over real rows alone [95 %]"]
+    for way, score in words["scores"].items():
+        more = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*words["gains"][way]) if way in words["gains"] else ""
+        lines.append(f"  {WORDS.get(way, way):<16} {score:.3f}  {more}".rstrip())
+    return "\n".join(lines)
 
 
 @actions.command()
@@ -194,6 +201,7 @@ def translate(
     data: Annotated[str, typer.Argument(help="What is to be translated: rows of the other side, or a draft.")],
     source: Annotated[Path | None, typer.Option(help="A fitted model of the side that the rows are from.")] = None,
     strength: Annotated[float | None, typer.Option(help="Of a draft: 0 gives it back, 1 forgets it.")] = None,
+    picture: Picture = None,
     out: Out = None,
     given: Given = None,
     seed: Seed = 0,
@@ -206,7 +214,9 @@ def translate(
 
     model = io.load(run, add)
     io.fits(out, model.space)
+    io.ready(picture, io.FIGURES, "--picture")
     other = None if source is None else io.load(source, add)
     rows = io.other_side(model, other, strength, data, given)
     answer = ask(model, rows, other, strength, io.values(given), rng=seed, route=route)
+    io.drawn(answer, picture)
     io.deliver(model, answer, out, json_)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pofx import cli_io as io
-from pofx.cli_options import Given, Json, Out, Own, Route, Run, Seed, numbers, share
+from pofx.cli_options import Given, Json, Out, Own, Picture, Route, Run, Seed, numbers, share
 
 questions = typer.Typer()
 
@@ -21,6 +21,9 @@ def sample(
     n: Annotated[int, typer.Option("-n", help="How many.")] = 16,
     out: Out = None,
     given: Given = None,
+    known: Annotated[
+        list[str] | None, typer.Option("--known", help="Of a table, what all draws have: column=value.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier, less various x.")] = 1.0,
     truncation: Annotated[float, typer.Option(help="Only the likeliest share of values, e.g. 0.9.")] = 1.0,
     seed: Seed = 0,
@@ -35,6 +38,7 @@ def sample(
     io.fits(out, model.space)
     asked = {"temperature": temperature, "truncation": truncation}
     tempered: dict[str, Any] = {name: value for name, value in asked.items() if value != 1}
+    tempered |= {"known": io.pairs(known)} if known else {}
     if out is not None and n > CHUNK and out.suffix.lower() in WRITERS:
         sample_to(model, n, out, io.values(given), rng=seed, **tempered)
         io.tell(json_, {"rows": n, "file": str(out)}, f"wrote {n} draws to {out}")
@@ -48,6 +52,7 @@ def density(
     run: Run,
     data: Annotated[str, typer.Argument(help="Rows to ask about.")],
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws of a bound.")] = 16,
+    picture: Picture = None,
     out: Out = None,
     given: Given = None,
     seed: Seed = 0,
@@ -60,6 +65,7 @@ def density(
     from pofx.tasks.density import density as ask
 
     io.ready(out, io.TABLE)
+    io.ready(picture, io.FIGURES, "--picture")
     model = io.load(run, add)
     rows = io.rows(model, data)
     answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
@@ -67,6 +73,7 @@ def density(
     if model.space.mass:
         words["bits_per_dim"] = float(bits_per_dim(answer.value, model.space).mean())
     io.columns(out, {"log_p": answer.value})
+    io.drawn(answer, picture)
     text = f"mean {words['mean']:.4f} {answer.unit} ({answer.quality.value}) over {words['rows']} rows"
     io.tell(json_, words, text + (f", {words['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in words else ""))
 
@@ -86,7 +93,7 @@ def anomaly(
     background: Annotated[
         Path | None, typer.Option(help="A fitted model of what all such rows share: the likelihood ratio.")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the scores into this file.")] = None,
+    picture: Picture = None,
     out: Out = None,
     seed: Seed = 0,
     add: Own = None,
@@ -114,8 +121,7 @@ def anomaly(
     warning = "; ".join([*([str(facts["warning"])] if "warning" in facts else []), *few])
     words |= {"warning": warning} if warning else {}
     io.columns(out, {"score": answer.value, "p": p, "flagged": flags})
-    if picture is not None:
-        answer.figure().savefig(io.place(picture), dpi=120)
+    io.drawn(answer, picture)
     flagged = f"; {words['flagged']} rows with p <= {level}" if p is not None else "; no p-values without --calibration"
     text = f"strangest rows: {words['strangest']}{flagged}" if chosen is None else answer.explain()
     io.tell(json_, words, "\n".join([text, *few]))
@@ -134,6 +140,9 @@ def _too_few(facts: Mapping[str, Any], level: float) -> list[str]:
 def impute(
     run: Run,
     data: Annotated[str, typer.Argument(help="Rows with gaps.")],
+    mask: Annotated[
+        str | None, typer.Option(help="What is known of each x: the white of a picture, or a .npy file.")
+    ] = None,
     out: Out = None,
     draws: Annotated[int, typer.Option(help="Completions of every row.")] = 1,
     given: Given = None,
@@ -148,15 +157,17 @@ def impute(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """What is missing? Completed tables; observed cells stay as they are."""
+    """What is missing? Completed rows; what was observed stays as it is."""
+    from pofx import cli_rows as more
     from pofx.tasks.impute import impute as ask
 
     model = io.load(run, add)
     io.fits(out, model.space)
     io.fits(mean, model.space, "--mean")
     io.ready(picture, io.FIGURES, "--picture")
-    rows = io.gaps(model, data)
-    answer = ask(model, rows, io.values(given, data), draws=draws, rng=seed, route=route)
+    rows = io.gaps(model, data) if mask is None else io.rows(model, data)
+    seen = None if mask is None else more.mask(mask, model.space.shape).expand(len(rows), *model.space.shape)
+    answer = ask(model, rows, io.values(given, data), observed=seen, draws=draws, rng=seed, route=route)
     written = []
     for k, table in enumerate(answer.value):
         target = None if out is None else out if draws == 1 else out.with_stem(f"{out.stem}-{k}")
@@ -167,11 +178,7 @@ def impute(
         io.write(answer.diagnostics["mean"], mean, model.space)
         written.append(str(mean))
     if picture is not None:
-        from pofx.reporting.gaps import filled_figure
-        from pofx.tasks.base import rows_of
-
-        figure = filled_figure(answer, model.space, rows_of(model, rows)[1].cpu())
-        figure.savefig(io.place(picture), facecolor="white", dpi=150)
+        io.drawn(answer, picture)
         written.append(str(picture))
     words = {
         "rows": len(rows),
@@ -189,14 +196,50 @@ def judge(
     real: Annotated[str, typer.Argument(help="Rows that the model did not see.")],
     fake: Annotated[str, typer.Argument(help="Samples.")],
     train: Annotated[str | None, typer.Option(help="The rows that the model saw; they show copying.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="The class of each row of --train (else of REAL), whose modes are counted: a name."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What a predictor trained on samples shall tell of real rows: a name.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="inception (of pictures), or inception:FILE, where its weights are.")
+    ] = None,
+    picture: Picture = None,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """How good are samples, whoever made them?"""
+    """How good are samples, whoever made them? A name is a table's column, or the label that other files bring."""
     from pofx.tasks.judge import judge as ask
 
-    found = ask(io.held(real), io.held(fake), None if train is None else io.held(train), rng=seed)
+    io.ready(picture, io.FIGURES, "--picture")
+    rows = [None if source is None else io.held(source) for source in (real, fake, train)]
+    classes = None if labels is None else _named(train or real, labels, "--labels")
+    told: Any = target
+    if target is not None and not hasattr(rows[0], "columns"):
+        told = _named(real, target, "--target"), _named(fake, target, "--target")
+    found = ask(*rows, labels=classes, target=told, features=features, rng=seed)
+    io.drawn(found, picture)
     io.tell(json_, found.to_json(), found.explain())
+
+
+def _named(source: str, name: str, option: str) -> Any:
+    """One value a row, by name: a column of a table, or what else the data brings."""
+    from pofx.data import open_data
+
+    data = open_data(source, test=0, valid=0)
+    if data.space.kind == "table" and Path(source).exists():
+        table = io.frame(source)
+        if name in table:
+            return table[name].to_numpy()
+        raise ValueError(f"{option} {name}: {source} has the columns {list(table)}; expected one of them.")
+    if name not in data.aside:
+        brings = f"brings {', '.join(data.aside)}" if data.aside else "brings no label"
+        raise ValueError(f"{option} {name}: {source} {brings}; expected a name that comes with the rows.")
+    codes, space = data.aside[name]
+    words = space.variable(0).values
+    return [words[int(code)] for code in codes] if words else codes.numpy()  # another file numbers them otherwise
 
 
 @questions.command()
@@ -242,6 +285,7 @@ def classify(
         str | None, typer.Option(help="Labelled rows, unseen in training: they set how sure to be, and who belongs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Which given is the class; default the only one.")] = None,
+    picture: Picture = None,
     out: Out = None,
     seed: Seed = 0,
     add: Own = None,
@@ -251,11 +295,13 @@ def classify(
     from pofx.tasks.classify import classify as ask
 
     io.ready(out, io.TABLE)
+    io.ready(picture, io.FIGURES, "--picture")
     model = io.load(run, add)
     known = None if calibration is None else io.labelled(model, calibration, name)
     answer = ask(model, io.rows(model, data), name=name, calibration=known, rng=seed)
     facts = answer.diagnostics
     sure, belongs = 1 - facts["ambiguity"], facts.get("belongs")
+    io.drawn(answer, picture)
     io.columns(out, {"class": answer.value, "sure": sure, "belongs": belongs})
     words = {"classes": [str(c) for c in answer.value], "sure": sure.tolist(), "quality": answer.quality.value}
     words |= {} if belongs is None else {"belongs": [float(p) for p in belongs], "temperature": facts["temperature"]}
@@ -273,6 +319,7 @@ def forecast(
     calibration: Annotated[
         str | None, typer.Option(help="A later stretch of the series, unseen in training: it sets the quantiles.")
     ] = None,
+    picture: Picture = None,
     out: Out = None,
     given: Given = None,
     seed: Seed = 0,
@@ -286,12 +333,14 @@ def forecast(
     levels = numbers("--quantiles", quantiles, "0.1,0.5,0.9")
     model = io.load(run, add)
     io.continues(out, model.space)
+    io.ready(picture, io.FIGURES, "--picture")
     known = None if calibration is None else io.windows(model, calibration)
     answer = ask(
         model, io.past(model, past), ahead, io.values(given), draws=draws, quantiles=levels, calibration=known,
         rng=seed, route=route,
     )  # fmt: skip
     value, space = io.forecasts(model, answer)
+    io.drawn(answer, picture)
     if out is not None:
         io.write(value, out, space)
     words = {"quality": answer.quality.value, "route": answer.route, "file": str(out) if out else None}

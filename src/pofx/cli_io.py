@@ -99,11 +99,11 @@ def held(source: str) -> Any:
 
 
 def gaps(model: Any, data: str) -> Any:
-    """Rows with gaps: a table's cells can be blank; a picture in a file cannot say where its holes are."""
+    """Rows with gaps: the cells of a table can be blank, the pixels of a picture in a file cannot (--mask says)."""
     if model.space.kind not in ("table", "series", "text"):
         raise ValueError(
-            f"impute takes tables, series and texts here, and this model knows the kind {model.space.kind!r}; "
-            "from Python, pofx.impute(model, x, observed=mask) takes any."
+            f"this model knows the kind {model.space.kind!r}, whose files cannot say what is missing; expected --mask "
+            "FILE, of what is known."
         )
     return rows(model, data)
 
@@ -360,15 +360,17 @@ def quantiles(answer: Any) -> Any:
 
 def picture(value: Any, out: Path, space: Any) -> None:
     """Draw rows into a PNG file."""
-    from matplotlib.figure import Figure
-
+    from pofx.drawing.rows import rows_figure
     from pofx.kinds import KINDS
 
-    figure = Figure(figsize=(6, 6), dpi=120)
-    axes = figure.add_subplot()
-    kind = KINDS[space.kind]
-    kind.draw(axes, kind.encode(value, space)[0], space)
-    figure.savefig(out, bbox_inches="tight")
+    x, _ = KINDS[space.kind].encode(value, space)
+    rows_figure(x, space).savefig(out, dpi=150)
+
+
+def drawn(answer: Any, out: Path | None) -> None:
+    """Draw an answer into a file, where one is named."""
+    if out is not None:
+        answer.figure().savefig(place(out), dpi=150)
 
 
 def tell(json_: bool, words: dict[str, Any], text: str) -> None:
