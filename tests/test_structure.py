@@ -173,3 +173,17 @@ def test_what_codes_tell_beside_as_many_principal_components():
     assert list(told_by(x, y, x)) == ["linear probe", "5 nearest"], "as many codes as columns: nothing to compare with"
     with pytest.raises(ValueError, match="got 10 rows"):
         told_by(x[:10], y[:10])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_groups_of_few_rows_stay_whole(seed):
+    """Three long clusters along no axis: with independent columns each would be cut into pieces."""
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    y = rng.integers(3, size=300)
+    x = rng.normal(size=(300, 6)) * np.array([1.8, 0.3, 0.3, 0.3, 0.3, 0.3])
+    x[:, 1] += 4.0 * y
+    answer = pofx.cluster(pofx.fit(x @ turn, "kde", seed=0, progress=False), x @ turn, 3, rng=0)
+    assert answer.diagnostics["covariance"] == "full"
+    found = answer.value.numpy()
+    assert sum(np.bincount(y[found == k]).max() for k in range(3)) > 0.97 * len(y)

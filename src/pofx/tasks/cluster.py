@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 QUESTION = "Which groups are there?"
 UNIT = "cluster"
 MOST = 15  # clusters that are tried
-FOLDS, DRAWN = 3, 2000
+FOLDS, DRAWN, WIDE = 3, 2000, 40  # WIDE: numbers up to which a full covariance is tried
 TOLD = 0.2  # share of a latent's variance that x must explain
 Points = np.ndarray[Any, Any]
 
@@ -60,7 +60,7 @@ def cluster(
 
     Returns:
         An Answer whose value is `(N,)` int64, the largest cluster 0; diagnostics: `p` (N, K), `tried`: K -> mean log
-        likelihood of held-out rows.
+        likelihood of held-out rows, `covariance`: full or diag, by the same likelihood.
 
     Raises:
         ValueError: entries are missing, or there are fewer rows than 2 for each cluster.
@@ -110,12 +110,13 @@ def _mixed(z: Tensor, drawn: Tensor | None, counts: list[int], rng: Rng) -> Answ
     middle, scale = points.mean(0), np.where(points.std(0) > 1e-9, points.std(0), 1.0)
     rows, points = (rows - middle) / scale, (points - middle) / scale
     parts = _folds(rows, rng)
-    tried = {k: float(np.mean([_fitted(a, k, rng).score(b) for a, b in parts])) for k in counts if len(counts) > 1}
+    shape = _shape(parts, counts, rng)
+    tried = {k: _held_out(parts, k, shape, rng) for k in counts if len(counts) > 1}
     best = max(tried, key=lambda k: tried[k]) if tried else counts[0]
-    p = _fitted(points, best, rng, starts=4).predict_proba(rows)
+    p = _fitted(points, best, shape, rng, starts=4).predict_proba(rows)
     p = p[:, np.argsort(-np.bincount(p.argmax(1), minlength=best), kind="stable")]
     found = torch.from_numpy(p)
-    words = {"clusters": best, "p": found, "tried": tried or {best: float("nan")}}
+    words = {"clusters": best, "p": found, "tried": tried or {best: float("nan")}, "covariance": shape}
     return Answer(found.argmax(1), UNIT, Quality.ESTIMATE, raw=found, diagnostics=words)
 
 
@@ -125,19 +126,34 @@ def _folds(rows: Points, rng: Rng) -> list[tuple[Points, Points]]:
     return [(rows[fold != f], rows[fold == f]) for f in range(FOLDS)]
 
 
-def _fitted(points: Points, k: int, rng: Rng, starts: int = 2) -> Any:
+def _shape(parts: list[tuple[Points, Points]], counts: list[int], rng: Rng) -> str:
+    """The covariance of clusters under which rows held out are likeliest, for the fewest clusters or for the middle.
+
+    A diagonal one makes many clusters of one long one, and a full one has too many numbers for few rows.
+    """
+    rows, d = parts[0][0].shape
+    scores = {}
+    for k in {min(counts), sorted(counts)[len(counts) // 2]}:
+        for shape in ("full", "diag") if d <= WIDE and rows > k * d else ("diag",):
+            scores[_held_out(parts, k, shape, rng)] = shape
+    return scores[max(scores)]
+
+
+def _held_out(parts: list[tuple[Points, Points]], k: int, shape: str, rng: Rng) -> float:
+    """Mean log likelihood of rows held out, nats a row."""
+    return float(np.mean([_fitted(a, k, shape, rng).score(b) for a, b in parts]))
+
+
+def _fitted(points: Points, k: int, shape: str, rng: Rng, starts: int = 2) -> Any:
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    # a full covariance needs rows enough for its numbers; a diagonal one makes many clusters of one long one
-    full = len(points) > 4 * k * points.shape[1] ** 2 / 2
-    kind = "full" if full else "diag"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture = GaussianMixture(
-            k, covariance_type=kind, n_init=starts, reg_covar=1e-3, random_state=rng.seed() % 2**31
+            k, covariance_type=shape, n_init=starts, reg_covar=1e-3, random_state=rng.seed() % 2**31
         )
         return mixture.fit(points)
 
