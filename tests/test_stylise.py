@@ -173,3 +173,12 @@ def test_the_command_writes_a_picture(tmp_path):
     told = CliRunner().invoke(app, ["stylise", *files, "-o", str(tmp_path / "a.png"), "--steps", "3", "--json"])
     assert told.exit_code == 0 and json.loads(told.stdout)["gain"] > 1
     assert (np.asarray(Image.open(tmp_path / "a.png")) == stylise(disc(), stripes(), steps=3).value).all()
+
+
+def test_the_answer_shows_content_style_and_result():
+    answer = stylise(disc(24, 32), stripes(24, 32), steps=2, rng=0)
+    axes = answer.figure().axes
+    assert [a.get_title(loc="left") for a in axes] == ["content", "style", "the content in that style"]
+    assert np.array_equal(axes[0].images[0].get_array(), disc(24, 32))
+    assert np.array_equal(axes[2].images[0].get_array(), answer.value)
+    assert "<img" in answer._repr_html_()

@@ -12,6 +12,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,8 +105,9 @@ class Answer:
         Raises:
             ValueError: there is nothing to draw: the task has no picture, or not of such rows.
         """
-        draw = getattr(import_module(TASKS[self.task]), "figure", None) if self.task in TASKS else None
-        if draw is None or self.model is None:
+        where = TASKS.get(self.task, f"pofx.tasks.{self.task or 'none'}")
+        draw = getattr(import_module(where), "figure", None) if find_spec(where) else None
+        if draw is None or (self.model is None and not self.question):
             raise ValueError(f"{self.task}: this answer has no picture; print(answer.explain()) says it in words.")
         return draw(self)
 

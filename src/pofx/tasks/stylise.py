@@ -24,18 +24,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pofx.drawing.style import INK, blank
 from pofx.engines import style as engine
 from pofx.engines.style import Maps
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What would this picture look like, made as that one is?"
 UNIT = "levels 0..255"
@@ -100,9 +104,28 @@ def stylise(
     else:
         loss = partial(_loss, maps=maps, statistic=statistic, weight=weight, rng=rng)
         x = _refined(rng.uniform(tuple(wanted.shape)) if start == "noise" else wanted, wanted, manner, loss, steps)
+    return _answer(x, wanted, manner, maps, "search" if model is None else "feed forward")
+
+
+def _answer(x: Tensor, content: Tensor, style: Tensor, maps: Maps, route: str) -> Answer:
+    """The answer as bytes, beside both pictures."""
     found = _bytes(x).permute(2, 0, 1)[None].float() / 255
-    route, facts = "search" if model is None else "feed forward", _facts(found, wanted, manner, maps)
-    return Answer(_bytes(x).numpy(), UNIT, Quality.ESTIMATE, route, "stylise", found[0], diagnostics=facts)
+    seen = {"content": _bytes(content).numpy(), "style": _bytes(style).numpy()}
+    return Answer(
+        _bytes(x).numpy(), UNIT, Quality.ESTIMATE, route, "stylise", found[0],
+        diagnostics=_facts(found, content, style, maps), question=seen,
+    )  # fmt: skip
+
+
+def figure(answer: Answer) -> Figure:
+    """The content, the style and what was made of both, side by side."""
+    named = {**answer.question, "the content in that style": answer.value}
+    drawing = blank(3.2 * len(named), 3.4)
+    for axes, (name, picture) in zip(drawing.subplots(1, len(named)), named.items(), strict=True):
+        axes.imshow(picture)
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=10, loc="left", color=INK)
+    return drawing
 
 
 def _painted(model: Model, content: Tensor, style: Tensor, alpha: float) -> Tensor:
