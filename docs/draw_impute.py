@@ -12,8 +12,8 @@ import pandas as pd
 
 import pofx
 from pofx.data import find
-from pofx.reporting.gaps import filled_figure
 from pofx.tasks.base import rows_of
+from pofx.tasks.impute import figure
 
 NAMES = ("cement", "slag", "fly ash", "water", "plasticiser", "coarse", "fine", "age", "strength")
 SHOWN = ("cement", "water", "age", "strength")
@@ -26,13 +26,10 @@ def main() -> None:
     gone = rng.random(x.shape) < 0.3
     whole = pd.DataFrame(x, columns=list(NAMES))
     imputer = pofx.Imputer().fit(whole.mask(gone))
-    space = imputer.models_[0].space
     gaps = whole.mask(gone & np.isin(NAMES, SHOWN)).iloc[:400]  # four columns are enough to look at
     answer = imputer.answer(gaps)
     truth, _ = rows_of(imputer.models_[0], whole.iloc[:400])
-    seen = rows_of(imputer.models_[0], gaps)[1]
-    figure = filled_figure(answer, space, seen, truth)
-    figure.savefig(Path(__file__).parent / "questions" / "impute.png", facecolor="white", dpi=110)
+    figure(answer, truth).savefig(Path(__file__).parent / "questions" / "impute.png", dpi=110)
 
 
 if __name__ == "__main__":

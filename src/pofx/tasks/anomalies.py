@@ -1,16 +1,15 @@
-"""Anomalies: the answer to "what does not belong?", which gives reasons in words and draws itself.
+"""Anomalies: the answer to "what does not belong?", which gives reasons in words.
 
     excess of entry i = (its usual log p given the others) - (its log p given the others in this row), nats
 
-Offers `Anomalies` (scores, p-values, flags, `reasons`, `explain`, `figure`), `Reason`, and `perturbed`, which makes the
+Offers `Anomalies` (scores, p-values, flags, `reasons`, `explain`), `Reason`, and `perturbed`, which makes the
 rows that a background model learns from.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
+import html
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,13 +77,10 @@ class Anomalies(Answer):
     Args:
         known: scores of the calibration rows, or None.
         belong: some of these rows.
-        model, asked: what was asked of whom.
     """
 
     known: Array | None = None
     belong: Batch | None = None
-    model: Model | None = None
-    asked: Asked | None = None
     _usual: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -95,8 +91,13 @@ class Anomalies(Answer):
         stderr = found.stderr if len(value) == len(found.value) else None
         return cls(
             value, found.unit, found.quality, found.route, found.task, stderr=stderr, diagnostics=words,
-            model=model, asked=asked,
+            model=model, question={"asked": asked},
         )  # fmt: skip
+
+    @property
+    def asked(self) -> Asked:
+        """What the routes were asked."""
+        return self.question["asked"]
 
     def flag(self, which: Array, by: str) -> Anomalies:
         """The same answer with rows flagged."""
@@ -117,7 +118,7 @@ class Anomalies(Answer):
         Raises:
             Unsupported: the model cannot say what single entries contribute, or rows were judged in batches.
         """
-        assert self.model is not None and self.asked is not None
+        assert self.model is not None
         if self.diagnostics.get("batch", 1) > 1:
             raise Unsupported("anomaly: reasons are of single rows; ask again with batch=1.")
         chosen = list(self.strangest[:SHOWN] if rows is None else rows)
@@ -132,7 +133,7 @@ class Anomalies(Answer):
 
     def _usually(self) -> Tensor:
         """The median contribution of each entry over rows that belong (else the model's draws), `(*event)`."""
-        assert self.model is not None and self.asked is not None
+        assert self.model is not None
         if "median" not in self._usual:
             belong = self.belong
             if belong is None and "sample" in self.model.offers() and not self.model.given:
@@ -160,35 +161,8 @@ class Anomalies(Answer):
             lines.append(f"No reasons by entries: {refusal}")
         return "\n".join(lines)
 
-    def figure(self, width: float = 6.0, height: float = 2.6) -> Any:
-        """A matplotlib Figure: scores of rows that belong, of the rows asked about, and which are flagged."""
-        from matplotlib.figure import Figure
-
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        axes = drawing.add_subplot()
-        low, high, bins = *_limits(self.value.numpy(), self.known), 40
-        asked, edges = np.clip(self.value.numpy(), low, high), np.linspace(low, high, bins + 1).tolist()
-        if self.known is not None:
-            rows = np.clip(self.known, low, high)
-            axes.hist(rows, edges, density=True, color="#c9c4ba", label=f"{len(rows)} rows that belong")
-        axes.hist(
-            asked, edges, density=True, histtype="step", color="#1f5f8b", lw=1.4, label=f"{len(asked)} rows asked"
-        )
-        flagged = self.diagnostics.get("flagged")
-        if flagged is not None and flagged.any():
-            share = np.full(int(flagged.sum()), bins / (len(asked) * (high - low)))  # as high as in all rows asked
-            axes.hist(asked[flagged], edges, weights=share, color="#c23b22", label=f"{len(share)} flagged")
-        beyond = f"\nbeyond {high:.3g} at the edge" if float(self.value.max()) > high else ""
-        axes.set(xlabel=f"score by {self.route}, {self.unit}{beyond}", yticks=[])
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-        return drawing
-
     def _repr_html_(self) -> str:
-        file = io.BytesIO()
-        self.figure().savefig(file, format="png", dpi=110)
-        image = base64.b64encode(file.getvalue()).decode()
-        return f'<img alt="scores" src="data:image/png;base64,{image}"><pre>{self.explain()}</pre>'
+        return f"{super()._repr_html_()}<pre>{html.escape(self.explain())}</pre>"
 
 
 def contributions(model: Model, rows: Batch, draws: int) -> Tensor:
@@ -296,11 +270,3 @@ def _word(v: Variable, number: Tensor) -> Any:
 
 def _short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _limits(scores: Array, known: Array | None) -> tuple[float, float]:
-    """Where a histogram is readable: far-off scores are drawn at its edge."""
-    every = scores if known is None else np.concatenate([scores, known])
-    low, middle, high = np.quantile(every, [0.0, 0.5, 0.9])
-    top = min(float(every.max()), middle + 4 * max(float(high - middle), 1e-6))
-    return float(low), max(top, float(low) + 1e-6)

@@ -24,13 +24,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pofx.data import Batch, Data
+from pofx.drawing.scores import scores_figure
 from pofx.engines.estimators import drawn
 from pofx.engines.zipped import code_nats
 from pofx.kinds.base import Variable
@@ -42,6 +43,9 @@ from pofx.tasks.anomalies import USUAL, Anomalies, Asked, inverted
 from pofx.tasks.base import Answer, Pools, at_least_one, given_for, recoded, route, rows_of, solve
 from pofx.tasks.contribute import walk
 from pofx.tasks.density import by_log_prob as log_density
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What does not belong?"
 UNIT = "score"
@@ -326,6 +330,16 @@ def by_score_norm(model: Model, asked: Asked) -> Answer:
 
 def _squared(error: Tensor, mask: Tensor) -> Tensor:
     return (error.double().square() * mask).flatten(1).sum(1)
+
+
+def figure(answer: Anomalies) -> Figure:
+    """Scores of the rows asked about, of rows that belong, and which are flagged; the strangest pictures below."""
+    assert answer.model is not None
+    single = answer.diagnostics.get("batch", 1) == 1
+    return scores_figure(
+        answer.value.numpy(), f"score by {answer.route}, {answer.unit}", answer.known,
+        answer.diagnostics.get("flagged"), answer.asked.x if single else None, answer.model.space,
+    )  # fmt: skip
 
 
 ROUTES = (

@@ -16,12 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.rows import counted
+from pofx.drawing.sizes import packed, sizes_figure, sizes_of
 from pofx.files import write_atomic
 from pofx.kinds import KINDS
 from pofx.kinds.base import Space
@@ -30,6 +32,9 @@ from pofx.tasks.base import Answer, given_for, route, rows_of, solve
 from pofx.tasks.bitsback import BitsBack
 from pofx.tasks.container import Head, Opened, closed, content_hash, dtype_of, model_hash, opened, same_program
 from pofx.tasks.programs import Codes, Marginals, Program, Walk, Written, mask_bits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "How small can x be made, without loss?"
 UNIT = "bytes"
@@ -302,6 +307,29 @@ def _check_numbers(space: Space, user: Any, x: Tensor) -> None:
 def _on_cpu(model: Model) -> None:
     if model.device.type != "cpu":
         raise ValueError(f"compress: the model is on {model.device}, expected the CPU; call model.cpu() first.")
+
+
+def figure(answer: Answer) -> Figure:
+    """Bytes of the same rows: as they are, by zlib, by xz, and of this file, beside -log2 p of the model."""
+    assert answer.model is not None
+    x, observed, facts = answer.question["x"], answer.question["observed"], answer.diagnostics
+    form, raw = _plainly(answer.model.space, x, observed)
+    sizes = {form: len(raw), **sizes_of(raw), f"this file ({answer.model.core.name})": len(answer.value)}
+    ideal = (facts["-log2 p"] + facts.get("bits of gaps", 0.0)) / 8
+    return sizes_figure(sizes, max(int(observed.sum()), 1), ideal, f"the same {counted(len(x), 'row')}, without loss")
+
+
+def _plainly(space: Space, x: Tensor, observed: Tensor) -> tuple[str, bytes]:
+    """The rows as other compressors meet them, and what form that is: CSV, UTF-8, or numbers of fixed width."""
+    kind, whole = KINDS[space.kind], bool(observed.all())
+    if kind.name == "table":
+        rows = kind.restore(x, space)
+        frame = rows if whole else kind.blank(rows, observed, space)
+        return "as CSV", frame.to_csv(index=False).encode()
+    if kind.name == "text" and whole:
+        texts = kind.restore(x, space)
+        return "as text", b"\n".join(t if isinstance(t, bytes) else t.encode() for t in texts)
+    return "as bytes", packed(torch.where(observed, x, torch.zeros_like(x)), space)
 
 
 ROUTES = (

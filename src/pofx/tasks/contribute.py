@@ -16,21 +16,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.drawing.entries import entries_figure
 from pofx.kinds.base import Variable
 from pofx.model import Model, Quality, Unsupported
 from pofx.randomness import Rng
 from pofx.records import Predictive
 from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 QUESTION = "Which entries make x unlikely?"
 UNIT = "nats an entry"
 NOISE, LARGEST, CHUNK = 0.5, 256, 512
 COARSE, FINE, SIDE = 257, 65, 8.0  # nodes over all of an entry, and near x_i; how many deviations that is
+USUAL, ENOUGH = 100, 20  # draws that say what is usual, and rows that do
 ASKED = 4096  # x with one entry changed, of each row
 
 
@@ -177,6 +183,34 @@ def by_denoising(model: Model, x: Tensor, observed: Tensor, given: dict[str, Ten
             total -= (model.denoise(noisy, one, one * NOISE, given) - u).square() / (2 * NOISE**2 * draws)
     numbers = chart.by_entry(total * mask)
     return Answer(numbers, "squared error over noise", Quality.ESTIMATE)
+
+
+def figure(answer: Answer) -> Figure:
+    """What each entry of the least likely rows adds, less what is usual for it, as colours; letters in colour."""
+    assert answer.model is not None
+    asked, values = answer.question, answer.value.cpu().numpy()
+    usual, who = _usual(answer) if answer.model.space.kind != "text" else (np.zeros(values.shape[1:]), "")
+    seen = asked["observed"].cpu()
+    return entries_figure(values, asked["x"].cpu(), seen, answer.model.space, answer.unit, usual, who)
+
+
+def _usual(answer: Answer) -> tuple[np.ndarray[Any, Any], str]:
+    """The median of each entry `(*event)`, and over what: the rows asked, the model's draws, else all entries."""
+    model, asked = answer.model, answer.question
+    assert model is not None
+    rows, seen, who = answer.value, asked["observed"], f"usual: the median of the {len(answer.value)} rows"
+    if len(rows) < ENOUGH and "sample" in model.offers() and model.space.size <= LARGEST:
+        again = torch.arange(USUAL) % len(rows)  # draws given what the rows were given
+        c, rng = {k: v[again] for k, v in asked["given"].items()}, Rng(0)
+        x = model.sample(1, c, rng)[0] if c else model.sample(USUAL, None, rng)
+        rows = contribute(model, x, c or None, draws=asked["draws"], rng=0, route=answer.route).value
+        seen, who = torch.ones_like(rows, dtype=torch.bool), f"usual: the median of {USUAL} draws of the model"
+    elif len(rows) < ENOUGH:
+        known = rows[seen & rows.isfinite()]
+        middle = float(known.median()) if len(known) else 0.0
+        return np.full(tuple(rows.shape[1:]), middle), "usual: the median of all entries"
+    median = torch.where(seen, rows, torch.nan).nanmedian(0).values
+    return torch.nan_to_num(median, 0.0, 0.0, 0.0).cpu().numpy(), who
 
 
 ROUTES = (

@@ -13,17 +13,21 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.scores import density_figure
 from pofx.engines.diffusion import VE, ode_log_prob
 from pofx.kinds.base import Space
 from pofx.kinds.relax import Chart
 from pofx.model import Model, Quality, Unsupported, Value
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "How likely is x?"
 UNIT = "nats"
@@ -137,6 +141,19 @@ def answer_of(model: Model, parts: list[Value]) -> Answer:
     quality = functools.reduce(Quality.__add__, (p.quality for p in parts))  # chunks may differ in what they miss
     unit = "nats, up to a constant" if quality is Quality.UNNORMALISED else model.space.unit()
     return Answer(log_p, unit, quality, raw=log_p, stderr=stderr, diagnostics=parts[0].diagnostics)
+
+
+def figure(answer: Answer) -> Figure:
+    """A histogram of log p with its mean; pictures: the likeliest and the least likely, else the lowest by number."""
+    assert answer.model is not None
+    space, x, observed = answer.model.space, answer.question["x"], answer.question["observed"]
+    value = answer.value.cpu()
+    finite = value.isfinite()
+    bits = None
+    if space.mass and answer.quality is not Quality.UNNORMALISED and bool(finite.any()):
+        bits = float(bits_per_dim(value, space, observed.cpu())[finite].nanmean())
+    stderr = None if answer.stderr is None else float(answer.stderr.cpu()[finite].double().nanmean())
+    return density_figure(value.numpy(), answer.unit, answer.quality.value, x, space, stderr, bits)
 
 
 ROUTES = (

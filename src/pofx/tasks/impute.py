@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pofx.drawing.gaps import Filled, filled_figure
 from pofx.engines.diffusion import VE
 from pofx.engines.estimators import drawn
 from pofx.engines.guidance import guided
@@ -26,6 +27,9 @@ from pofx.model import Model, Quality
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, Pools, at_least_one, given_for, route, rows_of, solve
 from pofx.tasks.completion import summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = "What is missing?"
 UNIT = "the data's own"
@@ -244,6 +248,24 @@ def by_nearest(model: Model, x: Tensor, observed: Tensor, given: dict[str, Tenso
 
 def _draws(x: Tensor, quality: Quality, diagnostics: Mapping[str, Any] | None = None) -> Answer:
     return Answer(None, UNIT, quality, raw=x, diagnostics=dict(diagnostics or {}))
+
+
+def figure(answer: Answer, truth: Tensor | None = None) -> Figure:
+    """What was known and what was drawn, with intervals, or the mean and the spread, where there are several draws.
+
+    Args:
+        answer: of `impute`.
+        truth: `(N, *event)` as x, where the gaps were made on purpose.
+
+    Raises:
+        ValueError: nothing was missing, or truth has another shape than the rows.
+    """
+    assert answer.model is not None and answer.raw is not None
+    observed, facts = answer.question["observed"].cpu(), answer.diagnostics
+    if truth is not None and truth.shape != observed.shape:
+        raise ValueError(f"impute: truth has shape {tuple(truth.shape)}, expected {tuple(observed.shape)}.")
+    mean, low, high = (facts.get(name) for name in ("mean_raw", "low", "high"))
+    return filled_figure(Filled(answer.raw.cpu(), observed, answer.model.space, mean, low, high, truth))
 
 
 ROUTES = (

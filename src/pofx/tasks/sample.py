@@ -12,21 +12,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pofx.drawing.rows import counted, rows_figure
+from pofx.drawing.values import units, wordy
 from pofx.engines.diffusion import VE, heun, prior
 from pofx.kinds import KINDS
+from pofx.kinds.base import Space
 from pofx.model import Model, Quality
 from pofx.randomness import Rng
 from pofx.tasks.base import Answer, at_least_one, given_for, route, rows_of, solve
 from pofx.tasks.impute import ROUTES as COMPLETIONS
 from pofx.tasks.temper import TEMPERED
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 QUESTION = "What else could there be, like the data but new?"
 UNIT = "the data's own"
 CHUNK = 4096
+SAID = 3  # known entries that a title names
 
 
 def sample(
@@ -134,6 +141,37 @@ def by_probability_flow(model: Model, n: int, given: dict[str, torch.Tensor], rn
 def _answer(model: Model, x: torch.Tensor, quality: Quality, found: Mapping[str, Any] | None = None) -> Answer:
     value = KINDS[model.space.kind].restore(x, model.space)
     return Answer(value, "the data's own", quality, raw=x, diagnostics=dict(found or {}))
+
+
+def figure(answer: Answer) -> Figure:
+    """The draws, as their kind draws rows; the title says what they were given, where all were given the same."""
+    assert answer.model is not None and answer.raw is not None
+    title = f"{counted(len(answer.raw), 'draw')} of {answer.model.core.name}"
+    told = _told(answer)
+    return rows_figure(answer.raw, answer.model.space, f"{title}, {told}" if told else title)
+
+
+def _told(answer: Answer) -> str:
+    """What all draws have in common, in words."""
+    assert answer.model is not None
+    words, space = [], answer.model.space
+    for name, c in answer.question["given"].items():
+        own = answer.model.given[name]
+        if own.size == 1 and bool((c == c[0]).all()):
+            words.append(f"{name} = {_said(own, c[:1], 0)}")
+    known = answer.question.get("observed")
+    if known is not None:
+        entries = known.flatten().nonzero().flatten().tolist()
+        if space.shared or len(entries) > SAID:
+            words.append(counted(len(entries), "entry", "entries") + " known")
+        else:
+            words += [f"{space.variable(i).name} = {_said(space, answer.question['x'], i)}" for i in entries]
+    return f"given {', '.join(words)}" if words else ""
+
+
+def _said(space: Space, x: torch.Tensor, entry: int) -> str:
+    v, value = space.variable(entry), float(units(space, x).reshape(-1)[entry])
+    return str((v.values or ())[int(value)]) if wordy(v) else f"{value:.4g}"
 
 
 ROUTES = (
