@@ -62,7 +62,7 @@ def read_one(path: Path, size: tuple[int, int] | None = None, mode: str | None =
         ValueError: it is damaged, or of a mode that `mode` does not settle.
     """
     try:
-        return _read_picture(path, size, mode)[0][None]
+        return _read_picture(path, size, mode)[0][None].copy()
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}).") from error
 

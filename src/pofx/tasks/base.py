@@ -107,7 +107,7 @@ class Answer:
         """
         where = TASKS.get(self.task, f"pofx.tasks.{self.task or 'none'}")
         draw = getattr(import_module(where), "figure", None) if find_spec(where) else None
-        if draw is None or (self.model is None and not self.question):
+        if draw is None or (self.model is None and self.task in TASKS):
             raise ValueError(f"{self.task}: this answer has no picture; print(answer.explain()) says it in words.")
         return draw(self)
 
