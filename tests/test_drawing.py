@@ -27,6 +27,7 @@ from pofx.drawing.rows import MOST, rows_figure
 from pofx.drawing.scores import FLAGGED, MARKED, density_figure, scores_figure
 from pofx.drawing.sizes import packed, sizes_figure, sizes_of
 from pofx.drawing.style import HOLE, png
+from pofx.drawing.values import units
 from pofx.kinds.base import Space, Variable, real
 from pofx.tasks.impute import figure as impute_figure
 
@@ -84,10 +85,13 @@ def text():
 
 
 def drawn(figure) -> None:
-    """It renders, without a word of warning."""
+    """It renders, without a word of warning, and its title is not cut off."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert png(figure)[:4] == b"\x89PNG"
+    titles = [t for t in figure.texts if t.get_text() == figure.get_suptitle()]
+    wide = [t.get_window_extent().x1 for t in titles if t.get_text()]
+    assert all(right <= figure.bbox.x1 for right in wide), figure.get_suptitle()
 
 
 def words(figure) -> str:
@@ -168,6 +172,12 @@ def test_a_table_says_how_many_columns_are_left_out():
     assert rows_figure(wide.x, wide.space, "rows").get_suptitle() == "rows (6 of 8 columns)"
 
 
+def test_a_long_title_is_broken(table):
+    figure = rows_figure(table[1].x, table[1].space, "a very long title " * 9)
+    assert figure.get_suptitle().count("\n") == 2
+    drawn(figure)
+
+
 def test_rows_need_a_row(table):
     with pytest.raises(ValueError, match="expected at least one"):
         rows_figure(table[1].x[:0], table[1].space)
@@ -229,7 +239,10 @@ def test_density_of_few_alike_or_far_off_rows(log_p):
 
 def test_density_says_that_far_off_rows_stand_at_the_edge():
     rows = [*np.linspace(-3, -2, 50), -1e4]
-    assert "at the edge" in words(densities(rows)) and "at the edge" not in words(densities(rows[:50]))
+    figure = densities(rows)
+    assert "at the edge" in words(figure) and "at the edge" not in words(densities(rows[:50]))
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 51
+    assert figure.axes[0].patches[0].get_height() == 1  # the far-off one
 
 
 def test_density_shows_the_likeliest_and_the_least_likely_pictures(picture):
@@ -419,17 +432,21 @@ def test_impute_shows_gaps_and_intervals(table):
     observed[:] = True
     observed[::2, 1], observed[::3, 2] = False, False
     answer = pofx.impute(model, x, observed=observed, draws=20, rng=0)
+    x[2, 1], x[4, 1] = 500.0, -500.0  # the ends of the column: no draw comes near
     figure = impute_figure(answer, x)
     above_b, above_word, below_b, below_word = figure.axes
     assert above_b.get_title(loc="left") == "b" and above_word.get_title(loc="left") == "word"
     hole, facts = ~observed[:, 1], answer.diagnostics
-    ends = sorted(tuple(s[:, 1]) for s in below_b.collections[0].get_segments())
-    want = sorted(zip(facts["low"][hole, 1].tolist(), facts["high"][hole, 1].tolist(), strict=True))
-    assert np.allclose(ends, want)
-    means = next(line for line in below_b.lines if line.get_label().startswith("mean"))
-    assert np.allclose(means.get_ydata(), np.sort(facts["mean_raw"][hole, 1]))
-    marks = sum(len(line.get_xdata()) for line in below_b.lines if line.get_label().startswith("truth"))
-    assert marks == int(hole.sum())
+    order = facts["mean_raw"][hole, 1].argsort()
+    truth = torch.from_numpy(units(data.space, x))
+    low, high, mean, real = (t[hole, 1][order] for t in (facts["low"], facts["high"], facts["mean_raw"], truth))
+    segments = np.array(below_b.collections[0].get_segments())
+    assert np.allclose(segments[:, 0, 1], low) and np.allclose(segments[:, 1, 1], high)
+    lines = {line.get_label().split(" ")[-1]: line.get_ydata().tolist() for line in below_b.lines}
+    outside = (real < low) | (real > high)
+    assert bool((real < low).any()) and bool((real > high).any())
+    assert lines["interval"] == pytest.approx(mean.tolist())
+    assert lines["outside"] == real[outside].tolist() and lines["inside"] == real[~outside].tolist()
     shares = sorted(line.get_ydata().tolist() for line in below_word.lines)
     gaps = ~observed[:, 2]
     assert sum(map(len, shares)) == int(gaps.sum())
@@ -449,6 +466,7 @@ def test_impute_marks_right_and_wrong_words():
     figure = filled_figure(Filled(draws, torch.zeros(3, 1, dtype=torch.bool), space, truth=truth))
     right, wrong = figure.axes[1].lines
     assert right.get_ydata().tolist() == [0.75, 1.0] and wrong.get_ydata().tolist() == [1.0]
+    assert right.get_xdata().tolist() == [0, 1] and wrong.get_xdata().tolist() == [2]
     drawn(figure)
 
 
@@ -568,5 +586,8 @@ def test_packed_numbers_take_the_bytes_they_need():
     assert len(raw) == 2 * (2 + 1 + 1 + 8 + 4)
     row = np.frombuffer(raw, dtype=np.dtype("<u2,u1,u1,<f8,<u4"))
     assert row[0].tolist() == (299, 1, 0, 0.25, 0) and row[1].tolist() == (0, 0, 9, 0.5, 70000)
+    for levels, width in ((256, 1), (257, 2), (2**16 + 1, 4)):
+        space = Space((1,), (Variable("code", "category", levels),))
+        assert packed(torch.tensor([[levels - 1.0]]), space) == (levels - 1).to_bytes(width, "little")
     off = packed(torch.tensor([[0.123456], [1.0]], dtype=torch.float64), Space((1,), (variables[2],)))
     assert np.frombuffer(off).tolist() == [0.123456, 1.0]

@@ -64,7 +64,7 @@ def _pictures(excess: Array, x: Tensor, space: Space, unit: str, who: str) -> Fi
     h, w, channels = space.shape
     maps, colours = _coloured(excess[rows].sum(-1))
     cell = 1.15 if len(rows) > 1 else 2.2
-    drawing = blank(max(cell * len(rows) + 1.3, 4.2), 2 * cell * h / w + 0.95, "compressed")
+    drawing = blank(max(cell * len(rows) + 1.3, 5.4), 2 * cell * h / w + 1.1, "compressed")
     grid = drawing.subplots(2, len(rows), squeeze=False)
     for k, r in enumerate(rows):
         grid[0, k].imshow(pixels(x[int(r)], space), interpolation="nearest")
@@ -76,7 +76,7 @@ def _pictures(excess: Array, x: Tensor, space: Space, unit: str, who: str) -> Fi
     for axes, word in zip(grid[:, 0], ("picture", "what its pixels\nadd to log p"), strict=True):
         axes.set_ylabel(word, fontsize=8, color=MUTED)
     _bar(drawing, image, list(grid[1]), _beyond(unit))
-    title_of(drawing, f"red pixels make these rows unlikely  ({who})")
+    title_of(drawing, f"red pixels make these rows unlikely\n{_least(len(rows), len(x))}; {who}")
     return drawing
 
 
@@ -85,7 +85,7 @@ def _columns(excess: Array, x: Tensor, space: Space, unit: str, who: str) -> Fig
     shown, colours = _coloured(excess[rows])
     count, across = shown.shape
     written = count * across <= WRITTEN[0] and across <= WRITTEN[1]
-    drawing = blank(float(np.clip((0.72 if written else 0.32) * across + 2.2, 4.6, 12)), max(0.26 * count + 1.5, 2.6))
+    drawing = blank(float(np.clip((0.72 if written else 0.32) * across + 2.2, 5.4, 12)), max(0.26 * count + 1.5, 2.6))
     axes = drawing.subplots()
     image = axes.imshow(shown, aspect="auto", interpolation="nearest", **colours)
     for i, row in enumerate(shown):

@@ -84,7 +84,7 @@ def _said(v: Variable) -> bool:
 
 def _note(filled: Filled) -> str:
     m = len(filled.draws)
-    return "one draw: ask for draws=20 to see how sure it is" if m == 1 else f"{m} draws"
+    return "one draw; ask for draws=20 to see how sure it is" if m == 1 else f"{m} draws"
 
 
 def _table(filled: Filled) -> Figure:
@@ -109,7 +109,7 @@ def _table(filled: Filled) -> Figure:
             _intervals(grid[1, k], _ends(filled, drawn, hole, j), truth, first)
     gone = sum(bool(holes[:, j].any()) for j in range(space.size)) - len(columns)
     more = f"; {counted(gone, 'column')} with fewer gaps left out" if gone else ""
-    title_of(drawing, f"{int(holes.sum())} gaps, filled: {_note(filled)}{more}")
+    title_of(drawing, f"{counted(int(holes.sum()), 'gap')}, filled: {_note(filled)}{more}")
     return drawing
 
 

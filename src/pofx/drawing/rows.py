@@ -5,6 +5,7 @@ Offers `rows_figure`; `title_of` and `counted`, which other pictures share; and 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = {"image": 64, "text": 12, "series": 12, "music": 6, "video": 8, "shape": 8, "audio": 8}  # rows that a kind draws
-WIDE = 7.2  # inches
+WIDE, LETTERS = 7.2, 11.5  # inches, and letters of a title on one of them
 COLUMNS, CHANNELS = 6, 4  # of a table, and of a series, that their kinds draw
 
 
@@ -42,7 +43,7 @@ def rows_figure(x: Tensor, space: Space, title: str = "") -> Figure:
     axes = drawing.subplots()
     KINDS[space.kind].draw(axes, shown, space)
     if space.kind == "array":
-        _airy(axes, len(shown))
+        _airy(axes, len(shown), space)
     if space.kind == "audio" and space.meta["view"] != "mel":
         axes.set_axis_on()
         axes.set(yticks=[], xlabel="seconds")
@@ -54,7 +55,9 @@ def rows_figure(x: Tensor, space: Space, title: str = "") -> Figure:
 
 
 def title_of(drawing: Figure, title: str) -> None:
-    """What a whole figure shows, at its upper left."""
+    """What a whole figure shows, at its upper left; lines that are too long are broken."""
+    longest = int(LETTERS * drawing.get_figwidth())
+    title = "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, longest))
     drawing.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
 
 
@@ -76,7 +79,7 @@ def picture_strip(axes: Any, x: Tensor, space: Space, words: Sequence[str], titl
     axes.set_title(title, fontsize=9, loc="left", color=INK)
 
 
-def _airy(axes: Any, count: int) -> None:
+def _airy(axes: Any, count: int, space: Space) -> None:
     """A grid behind the dots, which are the larger the fewer they are."""
     plain(axes)
     for dots in axes.collections:
@@ -85,8 +88,9 @@ def _airy(axes: Any, count: int) -> None:
     axes.set_axisbelow(True)
     axes.grid(color=LINE, linewidth=0.5)
     if not axes.get_xlabel():  # a histogram of one column
-        axes.set(yticks=[])
+        axes.set(yticks=[], xlabel=str(space.variable(0).name))
         axes.spines["left"].set_visible(False)
+        plain(axes)
 
 
 def _most(space: Space, count: int) -> int:

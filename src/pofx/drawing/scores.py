@@ -115,7 +115,7 @@ def _density_title(log_p: Array, rows: int, unit: str, quality: str, stderr: flo
     words = f"log p of {counted(rows, 'row')}: mean{some} {_number(log_p.mean())} {unit.split(' (')[0].split(',')[0]}"
     words += f" = {bits:.3g} bits per entry" if bits is not None and np.isfinite(bits) else ""
     words += f", {quality}"
-    return words + (f" (standard error about {stderr:.2g} a row)" if stderr else "")
+    return words + (f"\nstandard error about {stderr:.2g} a row" if stderr else "")
 
 
 def _density_histogram(axes: Any, log_p: Array, unit: str) -> Array:
