@@ -421,13 +421,25 @@ def test_other_kinds_draw_strips(waves):
 
 
 def test_one_column_and_constant_columns():
+    """Nothing moves, and that is what is seen: flat lines at the value of the column."""
     one = Line(1).build(real(1))
-    drawn(pofx.traverse(one, torch.arange(4.0)[:, None].double()).figure())
-    drawn(pofx.interpolate(one, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), 3).figure())
+    moved = pofx.traverse(one, torch.arange(4.0)[:, None].double())
+    assert any(visible(a) for a in drawn(moved.figure()).axes)
+    between = pofx.interpolate(one, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), 3)
+    heights = [np.ravel(line.get_ydata()) for a in drawn(between.figure()).axes for line in a.lines]
+    assert any(np.allclose(h, between.raw.flatten()) for h in heights if len(h) == between.raw.numel())
     still = Line(2).build(real(3))
-    drawn(pofx.traverse(still, torch.ones(4, 3).double()).figure())
-    drawn(pofx.interpolate(still, torch.ones(1, 3).double(), torch.ones(1, 3).double(), 3).figure())
-    drawn(pofx.embed(still, torch.ones(4, 3).double()).figure())
+    ones = torch.ones(4, 3).double()
+    for answer in (pofx.traverse(still, ones), pofx.interpolate(still, ones[:1], ones[:1], 3)):
+        lines = [np.ravel(line.get_ydata()) for a in drawn(answer.figure()).axes for line in a.lines]
+        flat = [y for y in lines if len(y) == answer.raw.shape[1]]
+        assert flat and all(np.isfinite(y).all() and np.ptp(y) < 1e-9 for y in flat)
+    dots = drawn(pofx.embed(still, ones).figure()).axes[0].collections[0].get_offsets()
+    assert np.isfinite(dots).all() and len(np.unique(dots, axis=0)) == 1
+
+
+def visible(axes) -> bool:
+    return axes.get_visible() and bool(axes.lines or axes.images or axes.collections or axes.patches)
 
 
 # Interpolation

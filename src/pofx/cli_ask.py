@@ -158,7 +158,7 @@ def impute(
     json_: Json = False,
 ) -> None:
     """What is missing? Completed rows; what was observed stays as it is."""
-    from pofx import cli_rows as more
+    from pofx import cli_rows
     from pofx.tasks.impute import impute as ask
 
     model = io.load(run, add)
@@ -166,7 +166,7 @@ def impute(
     io.fits(mean, model.space, "--mean")
     io.ready(picture, io.FIGURES, "--picture")
     rows = io.gaps(model, data) if mask is None else io.rows(model, data)
-    seen = None if mask is None else more.mask(mask, model.space.shape).expand(len(rows), *model.space.shape)
+    seen = None if mask is None else cli_rows.mask(mask, model.space.shape).expand(len(rows), *model.space.shape)
     answer = ask(model, rows, io.values(given, data), observed=seen, draws=draws, rng=seed, route=route)
     written = []
     for k, table in enumerate(answer.value):

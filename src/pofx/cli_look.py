@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pofx import cli_io as io
-from pofx import cli_rows as more
+from pofx import cli_rows
 from pofx.cli_options import Given, Json, Out, Own, Picture, Route, Run, Seed, function, number
 
 looks = typer.Typer()
@@ -36,7 +36,7 @@ def contribute(
     answer = ask(model, io.rows(model, data), io.values(given, data), draws=draws, rng=seed, route=route)
     value, space = answer.value.flatten(1), model.space
     names = [space.variable(i).name if not space.shared else str(i) for i in range(space.size)]
-    more.table(out, value.numpy(), names)
+    cli_rows.table(out, value.numpy(), names)
     worst = value.argmin(1).tolist()
     words = _words(answer, len(value)) | {"values": io.plain(answer.value), "strangest": [names[i] for i in worst]}
     order = value.min(1).values.argsort()[:10].tolist()
@@ -66,11 +66,11 @@ def embed(
 
     _places(out, picture)
     model = io.load(run, add)
-    rows, labels = (io.rows(model, data), None) if label is None else more.with_label(model, data, label)
+    rows, labels = (io.rows(model, data), None) if label is None else cli_rows.with_label(model, data, label)
     answer = ask(model, rows, io.values(given, data), route=route)
     z, spread = answer.value.numpy(), answer.stderr
     names = [f"z{k}" for k in range(z.shape[1])]
-    more.table(out, z, names, None if spread is None else spread.numpy())
+    cli_rows.table(out, z, names, None if spread is None else spread.numpy())
     words = _words(answer, len(z)) | {"latents": z.shape[1], "values": z.tolist()}
     text = f"{len(z)} rows, {z.shape[1]} latents, by {answer.route}"
     if labels is not None:
@@ -219,7 +219,7 @@ def interpolate(
     io.fits(out, model.space)
     _places(None, picture)
     io.ready(video, (".gif",), "--video")
-    one, other = more.pairs_of(model, start, end, pairs)
+    one, other = cli_rows.pairs_of(model, start, end, pairs)
     answer = ask(model, one, other, steps, io.values(given), way=way, route=route)
     if video is not None:
         film(answer, io.place(video))
@@ -260,7 +260,11 @@ def restore(
     io.fits(mean, model.space, "--mean")
     _places(None, picture)
     measure = _measurement(by, model.space.shape)
-    read = more.simulated(model, data, measure, noise, seed) if simulate else more.measured(data, measure, model.space)
+    read = (
+        cli_rows.simulated(model, data, measure, noise, seed)
+        if simulate
+        else cli_rows.measured(data, measure, model.space)
+    )
     answer = ask(model, read, measure, noise, io.values(given), draws=draws, rng=seed, route=route)
     written = []
     for k, one in enumerate(answer.value if out is not None else ()):
@@ -286,7 +290,7 @@ def _measurement(by: str, shape: tuple[int, ...]) -> Any:
     if name == "grey" and not what:
         return Grey()
     if name == "mask" and what:
-        return Mask(more.mask(what, shape))
+        return Mask(cli_rows.mask(what, shape))
     numbers = {"blur": Blur, "downsample": Downsample, "compressive": Compressive, "quantise": Quantise}
     if name in numbers and what:
         expected = "a number above 0, such as 4"
